@@ -1,0 +1,272 @@
+"""Pin the base model: resolve what params.yaml names to contents, so that every later stage loads just that, offline.
+
+Reads   params.yaml: base (a hub id, a folder, a GGUF file, or a GGUF file inside an installed package)
+Writes  models/base/ : base.json, the tokenizer and config; weights only where they had to be converted from GGUF
+"""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from stages.lib import artifacts, hub, packages, runtime
+from stages.lib.errors import UserError, run
+from stages.lib.params import load
+from stages.lib.pinned import BASE, MANIFEST, Pinned, describe
+from stages.params.base import BaseParams
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a base comes from."""
+
+    kind: str  # hub | folder | gguf | package
+    path: Path  # the folder, or the GGUF file
+    revision: str | None  # the hub's commit, or the sha256 of the GGUF file
+
+
+def pin(params: BaseParams, out: Path) -> Pinned:
+    """Resolve the base, write its tokenizer and config into `out`, and describe its contents.
+
+    Raises:
+        UserError: when the base cannot be found, holds no safetensors, needs code of its own, or is no causal model.
+    """
+    source = find(params)
+    if source.kind in ("gguf", "package"):
+        _convert(source.path, out)
+        weights, weights_in = describe(out, [WEIGHTS]), "here"
+        folder = out
+    else:
+        folder = source.path
+        weights, weights_in = describe(folder, weight_files(folder)), source.kind
+        _copy_config(folder, out)
+        _save_tokenizer(folder, out)
+    config = json.loads((out / CONFIG).read_text(encoding="utf-8"))
+    small = [file.name for file in out.iterdir() if file.name not in weights]
+    pinned = Pinned(
+        name=params.name,
+        source=source.kind,
+        revision=source.revision,
+        architecture=_architecture(config, params.name),
+        context=_context(out),
+        **_shapes(folder, list(weights)),
+        **_special_tokens(out),
+        weights_in=weights_in,
+        weights=weights,
+        files=describe(out, small),
+    )
+    artifacts.write_json(out / MANIFEST, pinned.as_json())
+    return pinned
+
+
+def find(params: BaseParams) -> Source:
+    """Tell a package's file, a GGUF file, a folder and a hub id apart, in this order."""
+    name = params.name
+    if name.startswith("package:"):
+        file = packages.find_file(name.removeprefix("package:"), "params.yaml: base.name")
+        return Source("package", file, _sha256_as_pinned(file, params.revision))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"params.yaml: base.name is {name!r}, but there is no such file. Correct the path.")
+        return Source("gguf", path, _sha256_as_pinned(path, params.revision))
+    if path.is_dir():
+        if params.revision is not None:
+            raise UserError(
+                f"params.yaml: base.revision is {params.revision!r}, but {name} is a folder and has no revisions; "
+                "its files are pinned by content. Set base.revision to null."
+            )
+        return Source("folder", path, None)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        raise UserError(
+            f"params.yaml: base.name is {name!r}: there is no such folder or file, and it is no hub id (owner/model)."
+        )
+    folder, commit = hub.fetch(name, params.revision)
+    return Source("hub", folder, commit)
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The safetensors files that make up the model: one, or the shards that the index names.
+
+    Raises:
+        UserError: when there are none; pickled weights can run code when they are loaded, so they do not count.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    if (folder / INDEX).is_file():
+        names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise UserError(f"{folder / INDEX} names {missing[0]}, which is not there. Fetch the whole model again.")
+        return names
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED) if folder.is_dir() else []
+    found = (
+        f"only pickled weights ({', '.join(pickled[:3])}), which can run code when they are loaded" if pickled else ""
+    )
+    raise UserError(
+        f"params.yaml: base.name: {folder} holds no {WEIGHTS}{', ' + found if found else ''}. "
+        "Choose a base with safetensors weights, or convert it with transformers' save_pretrained."
+    )
+
+
+def _sha256_as_pinned(file: Path, expected: str | None) -> str:
+    found = artifacts.sha256(file)
+    if expected is not None and expected.removeprefix("sha256:") != found:
+        raise UserError(
+            f"params.yaml: base.revision is {expected!r}, but the sha256 of {file.name} is {found}. "
+            "Put the right file there, or correct base.revision (null pins whatever is there)."
+        )
+    return found
+
+
+def _convert(file: Path, out: Path) -> None:
+    """De-quantize a GGUF file into safetensors of float32, which holds every value of the file exactly."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from stages.lib import models
+
+    models.hush()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except (ValueError, KeyError, OSError, NotImplementedError) as error:
+        raise UserError(f"params.yaml: base.name: {file.name} cannot be read as a GGUF model: {error}") from None
+    # save_pretrained refuses while quantization_config is set, so the state dict is written directly. The head of a
+    # tied model is its embedding: it is not written twice.
+    state = model.state_dict()
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    save_file({name: tensor.contiguous() for name, tensor in sorted(state.items())}, out / WEIGHTS, {"format": "pt"})
+    del model.config.quantization_config
+    model.config.architectures = [type(model).__name__]
+    model.config._name_or_path = ""
+    settings = model.config.to_dict()
+    settings.pop("_model_name_or_path", None)
+    artifacts.write_json(out / CONFIG, settings)
+    tokenizer.save_pretrained(out)
+    _forget_place(out)
+
+
+def _copy_config(folder: Path, out: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"params.yaml: base.name: {folder} holds no {CONFIG}. Name the folder of a transformers model.")
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if "auto_map" in config:
+        raise UserError(
+            f"params.yaml: base.name: {folder} needs Python code of its own (auto_map in {CONFIG}), which Retune never "
+            "runs. Choose a base whose architecture transformers knows."
+        )
+    shutil.copyfile(folder / CONFIG, out / CONFIG)
+    if (folder / GENERATION).is_file():
+        shutil.copyfile(folder / GENERATION, out / GENERATION)
+
+
+def _save_tokenizer(folder: Path, out: Path) -> None:
+    """Save the tokenizer as transformers reads it: slow ones become tokenizer.json, the chat template a Jinja file."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        first_line = str(error).splitlines()[0]
+        raise UserError(f"params.yaml: base.name: {folder} has no tokenizer that can be read: {first_line}") from None
+    tokenizer.save_pretrained(out)
+    if not (out / "tokenizer.json").is_file():
+        raise UserError(f"params.yaml: base.name: {folder} has no tokenizer that can be written as tokenizer.json.")
+    _forget_place(out)
+
+
+def _forget_place(out: Path) -> None:
+    """Drop the folder that transformers notes in the tokenizer's settings: two clones must write the same bytes."""
+    path = out / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("name_or_path", "_name_or_path", "is_local", "local_files_only"):
+        settings.pop(key, None)
+    artifacts.write_json(path, settings)
+
+
+def _architecture(config: dict[str, Any], name: str) -> str:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.get("model_type", ""))
+    if known is None:
+        raise UserError(
+            f"params.yaml: base.name: {name} is of type {config.get('model_type')!r}, which this version of "
+            "transformers does not know as a causal language model. Choose another base."
+        )
+    return known if isinstance(known, str) else known[0]
+
+
+def _context(folder: Path) -> int:
+    """Tokens that the model can read at once; recurrent models set no bound of their own."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or 2**31 - 1)
+
+
+def _shapes(folder: Path, names: list[str]) -> dict[str, Any]:
+    """Parameters, embedding rows and dtype, out of the headers of the weight files."""
+    parameters, rows, dtypes = 0, 0, dict[str, int]()
+    for name in names:
+        with safe_open(folder / name, framework="numpy") as file:
+            for key in file.keys():  # noqa: SIM118  # a safetensors file is no mapping
+                part = file.get_slice(key)
+                shape, size = part.get_shape(), 1
+                for length in shape:
+                    size *= length
+                parameters += size
+                dtypes[part.get_dtype()] = dtypes.get(part.get_dtype(), 0) + size
+                if key.endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")):
+                    rows = shape[0]
+    names_of = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    largest = max(sorted(dtypes), key=lambda name: dtypes[name])
+    return {"parameters": parameters, "vocab_size": rows, "dtype": names_of.get(largest, largest)}
+
+
+def _special_tokens(folder: Path) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    first = tokenizer("a", add_special_tokens=True).input_ids[:1]
+    return {
+        "bos": tokenizer.bos_token,
+        "eos": tokenizer.eos_token,
+        "pad": tokenizer.pad_token,
+        "unk": tokenizer.unk_token,
+        "adds_bos": tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id],
+    }
+
+
+def _summary(pinned: Pinned) -> str:
+    size = sum(file.size for file in pinned.weights.values())
+    return (
+        f"base: {pinned.name} · {pinned.architecture} · {pinned.parameters / 1e6:,.1f} M parameters · "
+        f"{size / 1e6:,.0f} MB {pinned.dtype} ({pinned.weights_in}) → {BASE / MANIFEST}"
+    )
+
+
+def main() -> None:
+    """Run the stage."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    params = load(BaseParams)
+    with runtime.measured("base"), artifacts.replacing(BASE) as out:
+        pinned = pin(params, out)
+    print(_summary(pinned))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,107 @@
+"""Checkpoints that can be trusted: one folder per fingerprint, one trainer at a time, complete or ignored.
+
+They live outside DVC's outputs, which DVC deletes before a stage runs. The same fingerprint resumes; any change starts
+fresh, and changing back finds its own checkpoint again.
+"""
+
+import ctypes
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stages.lib import artifacts
+from stages.lib.errors import UserError, warn
+
+COMPLETE = "complete.json"  # written last: the hashes of every file of the checkpoint
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes")
+
+
+def root() -> Path:
+    """Where checkpoints lie: outside every output, and outside the temporary folder of a queued experiment."""
+    if "RETUNE_CKPT_ROOT" in os.environ:
+        return Path(os.environ["RETUNE_CKPT_ROOT"])
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".ckpt"
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Hex digest over what decides the result: `facts` (params, data, base), the code, the library versions."""
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    content = json.dumps({**facts, "code": _code(), "versions": versions}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _code() -> dict[str, str]:
+    """Hashes of our modules that are loaded: the stage itself and `stages.lib`; other stages' params decide nothing."""
+    loaded = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    ours = {
+        Path(file) for name, file in loaded.items() if file and (name.startswith("stages.lib.") or name == "__main__")
+    }
+    return {file.name: artifacts.sha256(file) for file in sorted(ours)}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process alone.
+
+    Raises:
+        UserError: when another trainer holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"another process ({file.read().strip() or 'unknown'}) is training this very run. "
+                "Wait for it, or stop it; its checkpoint is kept and this run goes on from there."
+            ) from None
+        file.truncate(0)
+        file.write(f"pid {os.getpid()}")
+        file.flush()
+        yield
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Write the marker that says that every file of this checkpoint is there, whole."""
+    files = {file.name: artifacts.sha256(file) for file in sorted(checkpoint.iterdir()) if file.name != COMPLETE}
+    artifacts.write_json(checkpoint / COMPLETE, files)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint that is complete and intact; others are passed over, with a sentence."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in found:
+        if _intact(checkpoint):
+            return checkpoint
+        warn(f"{checkpoint} is incomplete or damaged and is passed over.")
+    return None
+
+
+def _intact(checkpoint: Path) -> bool:
+    try:
+        expected = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+        return all(artifacts.sha256(checkpoint / name) == digest for name, digest in expected.items())
+    except (OSError, ValueError):
+        return False
+
+
+def discard(folder: Path) -> None:
+    """Remove the checkpoints of a run, but not its lock, which this process still holds."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+def die_with_parent() -> None:
+    """Ask Linux to send SIGTERM when the parent (DVC) dies: a killed `dvc repro` leaves no trainer behind."""
+    if sys.platform == "linux" and "DVC_ROOT" in os.environ:
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # 1 = PR_SET_PDEATHSIG

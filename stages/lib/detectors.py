@@ -1,0 +1,196 @@
+"""What looks like a key, a token or a person's data, found by its shape and proved by its check digits.
+
+Precise rather than eager: a shop's rows are full of order numbers, dates and prices, and every false find costs a row
+or damages one. So a number that follows a word like "order" is never a phone or a card, a card has an issuer and
+passes Luhn's check, and an e-mail address at a domain that is reserved for examples is nobody's.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from stages.lib.rejects import Code
+
+Match = re.Match[str]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One kind of text that must not be learned."""
+
+    kind: str  # what a tag says after `secret:` or `personal-data:`
+    code: Code
+    mask: str  # what redaction puts in its place
+    hint: str  # stands in every text that the pattern matches; looked for first, because that is fast
+    pattern: re.Pattern[str]
+    proves: Callable[[Match], bool]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One place in a text."""
+
+    detector: Detector
+    start: int
+    end: int
+
+
+def find(text: str) -> Iterator[Finding]:
+    """Everything that looks like a secret or personal data, from left to right, none inside another."""
+    plain = text.translate(_HALF_WIDTH)  # one character for one, so that positions stay
+    found = [
+        (match.start(), -match.end(), rank)
+        for rank, detector in enumerate(DETECTORS)
+        if detector.hint in plain
+        for match in detector.pattern.finditer(plain)
+        if detector.proves(match)
+    ]
+    done = 0
+    for start, end, rank in sorted(found):
+        if start >= done:
+            yield Finding(DETECTORS[rank], start, done := -end)
+
+
+_HALF_WIDTH = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}
+_STARTS = r"(?<![0-9A-Za-z_])"
+_ENDS = r"(?![0-9A-Za-z_])"
+_NUMBER_STARTS = r"(?<![0-9A-Za-z_#¥$€£.,+-])"  # not the tail of a code such as ORD-20417, nor of an amount
+_NUMBER_ENDS = r"(?![0-9A-Za-z_-]|[.,]\d)"
+
+
+def _always(_: Match) -> bool:
+    return True
+
+
+def _is_key(match: Match) -> bool:
+    """One unbroken run of 16 letters and digits, with both; `sk-learn-2-for-complete-beginners` has none."""
+    runs = re.findall(r"[0-9A-Za-z]{16,}", match[0])
+    return any(re.search(r"\d", run) and re.search(r"[A-Za-z]", run) for run in runs)
+
+
+# RFC 2606 and RFC 6761: these belong to nobody, so an address there is the right way to write an example.
+_NOBODYS = re.compile(r"(?:^|\.)(?:example(?:\.com|\.net|\.org)?|test|invalid|localhost)$")
+_FILE_ENDINGS = {"png", "jpg", "jpeg", "gif", "svg", "webp", "pdf", "json", "html", "js", "css", "py", "md", "txt"}
+
+
+def _is_somebodys_address(match: Match) -> bool:
+    domain = match["domain"].lower()
+    if domain.rpartition(".")[2] in _FILE_ENDINGS:  # icon@2x.png
+        return False
+    return not _NOBODYS.search(domain) and not match[0].lower().startswith("git@")
+
+
+_SHOPS_OWN = re.compile(
+    r"(?:\b(?:order|invoice|tracking|parcel|ticket|case|reference|ref|sku|isbn|ean|imei|serial)"
+    r"\W{0,3}(?:number|no|nr|id|code)?|(?:订单|单号|编号|运单|快递|发票|流水)(?:号码|号|码)?)[\s.:：#是为]{0,4}$",
+    re.IGNORECASE,
+)
+
+
+def _is_not_the_shops(match: Match) -> bool:
+    """The number does not follow a word that says what else it is: an order, an invoice, a parcel."""
+    return not _SHOPS_OWN.search(match.string, max(0, match.start() - 40), match.start())
+
+
+def _is_phone(match: Match) -> bool:
+    """ITU E.164 allows at most 15 digits; fewer than 8 are hardly a full number."""
+    return 8 <= sum(character.isdigit() for character in match[0]) <= 15 and _is_not_the_shops(match)
+
+
+# Issuers' first digits and lengths: by Luhn's check alone one random number in ten would be a card.
+_ISSUED = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
+    r"|6(?:011|4[4-9]\d|5\d\d)\d{12,15}|62\d{14,17}|35\d{14}|3(?:0[0-5]|[68]\d)\d{11}"
+)
+
+
+def _is_card(match: Match) -> bool:
+    digits = re.sub(r"\D", "", match[0])
+    return bool(_ISSUED.fullmatch(digits)) and _passes_luhn(digits) and _is_not_the_shops(match)
+
+
+def _passes_luhn(digits: str) -> bool:
+    """ISO/IEC 7812-1: every second digit from the right doubled, digits summed, a multiple of ten."""
+    values = [int(digit) * (1 + position % 2) for position, digit in enumerate(reversed(digits))]
+    return sum(value - 9 if value > 9 else value for value in values) % 10 == 0
+
+
+def _is_chinese_id(match: Match) -> bool:
+    """GB 11643-1999: the last of 18 characters checks the first 17 (ISO 7064, MOD 11-2)."""
+    total = sum(int(digit) * pow(2, 17 - position, 11) for position, digit in enumerate(match[0][:17]))
+    return "10X98765432"[total % 11] == match[0][17].upper()
+
+
+def _secret(kind: str, hint: str, pattern: str, proves: Callable[[Match], bool] = _always) -> Detector:
+    return Detector(kind, Code.SECRET, "[SECRET]", hint, re.compile(pattern, re.ASCII), proves)
+
+
+def _personal(kind: str, mask: str, hint: str, pattern: str, proves: Callable[[Match], bool]) -> Detector:
+    return Detector(kind, Code.PERSONAL_DATA, mask, hint, re.compile(pattern, re.ASCII), proves)
+
+
+# Of two that find the same place, the first here names it.
+DETECTORS: tuple[Detector, ...] = (
+    _secret(
+        "private-key",
+        "PRIVATE KEY",
+        r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+        r"(?:[\s\S]*?-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----|[0-9A-Za-z+/=\s]*)",
+    ),
+    _secret("aws-key", "A", _STARTS + r"A(?:KIA|SIA|BIA|CCA)[0-9A-Z]{16}" + _ENDS),
+    _secret(
+        "aws-secret",
+        "",
+        r"(?i:aws.{0,20}secret.{0,20}?)[\"'=:\s]{1,5}[0-9A-Za-z/+]{40}(?![0-9A-Za-z/+=])",
+    ),
+    _secret("github-token", "_", _STARTS + r"(?:gh[opsur]_[0-9A-Za-z]{36,255}|github_pat_\w{22,255})" + _ENDS),
+    _secret("slack-token", "x", _STARTS + r"(?:xox[abeoprs]|xapp)-[0-9A-Za-z-]{10,255}"),
+    _secret("openai-key", "sk-", _STARTS + r"sk-[0-9A-Za-z_-]{20,255}", _is_key),
+    _secret("hugging-face-token", "hf_", _STARTS + r"hf_[0-9A-Za-z]{30,255}" + _ENDS),
+    _secret("jwt", "eyJ", _STARTS + r"eyJ[\w-]{8,4000}\.eyJ[\w-]{8,4000}\.[\w-]{8,4000}"),
+    _personal(
+        "email",
+        "[EMAIL]",
+        "@",
+        r"(?<![0-9A-Za-z_.+-])[0-9A-Za-z_][0-9A-Za-z_.%+-]{0,63}"
+        r"@(?P<domain>(?:[0-9A-Za-z][0-9A-Za-z-]{0,62}\.){1,8}[A-Za-z]{2,24})(?![0-9A-Za-z_-])",
+        _is_somebodys_address,
+    ),
+    _personal(
+        "id-number",
+        "[ID]",
+        "",
+        _NUMBER_STARTS + r"[1-9]\d{5}(?:18|19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx]" + _ENDS,
+        _is_chinese_id,
+    ),
+    _personal(
+        "card",
+        "[CARD]",
+        "",
+        _NUMBER_STARTS
+        + r"(?:\d{13,19}|\d{4}(?P<by>[ -])\d{4}(?P=by)\d{4}(?P=by)\d{1,7}|\d{4}(?P<of>[ -])\d{6}(?P=of)\d{4,5})"
+        + _NUMBER_ENDS,
+        _is_card,
+    ),
+    _personal(
+        "phone",  # international, with its plus sign
+        "[PHONE]",
+        "+",
+        r"(?<![0-9A-Za-z_+])\+[1-9](?:[ ()-]{0,2}\d){7,14}" + _NUMBER_ENDS,
+        _is_phone,
+    ),
+    _personal(
+        "phone",  # a Chinese mobile
+        "[PHONE]",
+        "1",
+        _NUMBER_STARTS + r"(?:86[ -]?)?1[3-9]\d(?:\d{8}|(?P<by>[ -])\d{4}(?P=by)\d{4})" + _NUMBER_ENDS,
+        _is_not_the_shops,
+    ),
+    _personal(
+        "phone",  # North America: area and exchange never begin with 0 or 1
+        "[PHONE]",
+        "",
+        _NUMBER_STARTS + r"(?:1[ -])?(?:\([2-9]\d\d\) ?|[2-9]\d\d-)[2-9]\d\d-\d{4}" + _NUMBER_ENDS,
+        _is_not_the_shops,
+    ),
+)

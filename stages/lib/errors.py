@@ -1,0 +1,55 @@
+"""How a stage fails: a sentence for the person who can fix it, and a traceback only for our own bugs."""
+
+import errno
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import stages
+
+
+class UserError(Exception):
+    """A mistake that the user can fix. Its text says what is wrong, where (file:line or param), and what to do."""
+
+
+def warn(sentence: str) -> None:
+    """Tell the user something that does not stop the stage."""
+    print(f"warning: {sentence}", file=sys.stderr, flush=True)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage's `main` and turn what the user can fix into one sentence and exit code 1.
+
+    Ctrl-C and SIGTERM exit with 130 and 143, as shells expect. Any other exception is a bug of ours and keeps its
+    traceback.
+    """
+    try:
+        _refuse_foreign_code()
+        main()
+    except UserError as error:
+        _stop(str(error))
+    except KeyboardInterrupt:
+        _stop("interrupted; outputs are written whole or not at all, so `dvc repro` carries on from here.", code=130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = error.filename or Path.cwd()
+        _stop(
+            f"the disk is full ({place}). Free some space (`dvc gc --workspace --all-commits --dry` shows what "
+            "DVC could drop), then run `dvc repro` again: nothing half-written was left."
+        )
+
+
+def _refuse_foreign_code() -> None:
+    """An editable install would make queued experiments run the edited workspace instead of their own snapshot."""
+    code = Path(stages.__file__).resolve()
+    if Path.cwd().resolve() not in code.parents:
+        raise UserError(
+            f"the stages were imported from {code.parent}, not from this folder. Run `python -m stages.…` at the top "
+            "of the clone, and uninstall any `pip install -e` of Retune."
+        )
+
+
+def _stop(sentence: str, code: int = 1) -> None:
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(code)

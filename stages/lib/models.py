@@ -1,0 +1,156 @@
+"""The only file that loads a model: the pinned base, plain or quantized, and what training made of it.
+
+Always offline, safetensors only, never with code from the model's folder.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stages.lib import artifacts
+from stages.lib.errors import UserError
+from stages.lib.pinned import BASE, Pinned, verify
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ORIGIN = "retune.json"  # beside the adapter: which base it belongs to, and how it was made
+
+
+def device() -> torch.device:
+    """The first CUDA device, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def computes_in_bf16(where: torch.device) -> bool:
+    """Whether the device multiplies bf16 natively: elsewhere it is emulated, and hundreds of times slower than fp32."""
+    if where.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def dtype_for(precision: str) -> torch.dtype:
+    """What `precision` in params.yaml means on this device."""
+    if precision == "auto":
+        return torch.bfloat16 if computes_in_bf16(device()) else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def load_base(
+    pinned: Pinned,
+    dtype: torch.dtype,
+    *,
+    quantized: bool = False,
+    attention: str = "sdpa",
+    base: Path = BASE,
+) -> "PreTrainedModel":
+    """Load the pinned base in eval mode on `device()`.
+
+    `quantized` loads it in 4 bits (NF4 with double quantization, QLoRA, arXiv:2305.14314), computing in `dtype`.
+
+    Raises:
+        UserError: when the files are not the pinned ones.
+    """
+    from transformers import BitsAndBytesConfig
+
+    quantization = None
+    if quantized:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    folder = weights_folder(pinned, base)
+    verify(folder, pinned.weights)
+    return _load(folder, base, dtype, attention, quantization_config=quantization)
+
+
+def load_tuned(pinned: Pinned, adapter: Path, dtype: torch.dtype, *, base: Path = BASE) -> "PreTrainedModel":
+    """Load what training made, in eval mode on `device()`: the base with its adapter, or the fully tuned weights.
+
+    Raises:
+        UserError: when the adapter is missing, or was trained on another base.
+    """
+    origin = artifacts.read_json(adapter / ORIGIN, made_by="train")
+    if origin["base"] != identity(pinned):
+        raise UserError(
+            f"{adapter} was trained on another base ({origin['base']['name']}) than the pinned one ({pinned.name}). "
+            "Run `dvc repro train`."
+        )
+    if origin["method"] == "full":
+        return _load(adapter, adapter, dtype, "sdpa")
+    from peft import PeftModel
+
+    model = load_base(pinned, dtype, base=base)
+    tuned = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
+    return tuned.eval()  # type: ignore[return-value]  # behaves as the model that it wraps
+
+
+def load_tokenizer(folder: Path = BASE) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer that `base` pinned."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def identity(pinned: Pinned) -> dict[str, Any]:
+    """What makes a base the same base: its name, and the content of its weights (shapes alone would not tell)."""
+    return {"name": pinned.name, "weights": {name: file.sha256 for name, file in sorted(pinned.weights.items())}}
+
+
+def weights_folder(pinned: Pinned, base: Path = BASE) -> Path:
+    """Where the weight files lie."""
+    if pinned.weights_in == "here":
+        return base
+    if pinned.weights_in == "folder":
+        return Path(pinned.name).expanduser()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(pinned.name, revision=pinned.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise UserError(
+            f"{pinned.name} at {str(pinned.revision)[:12]} is no longer in the hub cache. Run `dvc repro -f base`."
+        ) from None
+
+
+def _load(folder: Path, config_folder: Path, dtype: torch.dtype, attention: str, **extra: Any) -> "PreTrainedModel":
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    hush()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=AutoConfig.from_pretrained(config_folder, local_files_only=True, trust_remote_code=False),
+        dtype=dtype,
+        attn_implementation=attention,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        device_map={"": device()} if device().type == "cuda" else None,
+        **extra,
+    )
+    return model.eval()
+
+
+def hush() -> None:
+    """Keep transformers' bars and notices out of logs and pipes; a person at a terminal still sees the bars."""
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def save_tokenizer(base: Path, chat_template: str, out: Path) -> None:
+    """Put the base's tokenizer into `out`, with the chat template that the model was tuned on.
+
+    transformers reads `chat_template.jinja`, so `apply_chat_template` builds the prompts of training.
+    """
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(base / name, out / name)
+    artifacts.write_text(out / "chat_template.jinja", chat_template)

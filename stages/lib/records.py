@@ -1,0 +1,108 @@
+"""The record: one conversation that is kept, and the table that holds them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import xxhash
+
+from stages.lib.words import same
+
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("line", pa.int64()),
+        ("messages", pa.list_(MESSAGE)),
+        ("input", pa.string()),
+        ("category", pa.string()),
+        ("tags", pa.list_(pa.string())),
+    ]
+)
+UNCATEGORISED = "uncategorised"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn."""
+
+    role: str  # system (only first), user or assistant
+    content: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One conversation: an optional system text, then user and assistant in turns, the assistant last."""
+
+    source: str
+    line: int
+    messages: tuple[Message, ...]
+    input: str | None = None  # an alpaca row's `input`, which is also the end of the last question
+    category: str = UNCATEGORISED
+    tags: tuple[str, ...] = ()
+
+    @cached_property
+    def id(self) -> str:
+        """A hash of what is said, blind to case, width and spaces: equal ids are exact duplicates."""
+        return _hash(self.messages)
+
+    @cached_property
+    def question_id(self) -> str:
+        """A hash of all that comes before the last answer, the system text included."""
+        return _hash(self.messages[:-1])
+
+    @property
+    def question(self) -> str:
+        """All that comes before the last answer, but for the system text, which is the same in thousands of rows."""
+        return "\n\n".join(message.content for message in self.messages[:-1] if message.role != "system")
+
+    @property
+    def answer(self) -> str:
+        """The last answer."""
+        return self.messages[-1].content
+
+    @property
+    def place(self) -> str:
+        """`tickets.json:214`."""
+        return f"{self.source}:{self.line}"
+
+    def row(self) -> dict[str, Any]:
+        """The row of `records.parquet`."""
+        messages = [{"role": message.role, "content": message.content} for message in self.messages]
+        return {
+            "id": self.id,
+            "source": self.source,
+            "line": self.line,
+            "messages": messages,
+            "input": self.input,
+            "category": self.category,
+            "tags": list(self.tags),
+        }
+
+
+def _hash(messages: Iterable[Message]) -> str:
+    said = "\0".join(f"{message.role}\0{same(message.content)}" for message in messages)
+    return xxhash.xxh3_128_hexdigest(said.encode("utf-8", "surrogatepass"))
+
+
+def to_table(records: Iterable[Record]) -> pa.Table:
+    """The table of `records.parquet`."""
+    return pa.Table.from_pylist([record.row() for record in records], schema=SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[Record]:
+    """The records of a table with the columns of `SCHEMA`, or more."""
+    return [
+        Record(
+            source=row["source"],
+            line=row["line"],
+            messages=tuple(Message(**message) for message in row["messages"]),
+            input=row["input"],
+            category=row["category"],
+            tags=tuple(row["tags"]),
+        )
+        for row in table.select(SCHEMA.names).to_pylist()
+    ]

@@ -1,0 +1,180 @@
+"""Why a row was left out: the closed list of reasons, and the file that keeps every row that was left out."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from stages.lib import artifacts
+
+
+class Code(StrEnum):
+    """What is wrong with a row. Meaning and remedy stand beside the code and are shown in docs/curator.md."""
+
+    meaning: str
+    remedy: str
+
+    def __new__(cls, value: str, meaning: str, remedy: str) -> "Code":
+        code = str.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        code.remedy = remedy
+        return code
+
+    NOT_UTF8 = (
+        "not-utf8",
+        "the text is not UTF-8 from this line on; only the line is left out of JSONL, the whole file of other forms",
+        "Save the file as UTF-8.",
+    )
+    UNREADABLE = (
+        "unreadable",
+        "the file cannot be read as Parquet from this row on",
+        "Write the file again.",
+    )
+    EMPTY_FILE = "empty-file", "the file holds no row", "Fill or remove the file."
+    JSON_SYNTAX = (
+        "json-syntax",
+        "the text is not strict JSON (or CSV) at this line; a broken array is read up to here, the rest counts once",
+        "Mend the line.",
+    )
+    MISSING_FIELD = (
+        "missing-field",
+        "a field that the row's form needs is not there",
+        "Add the field, or name yours under validate.columns in params.yaml.",
+    )
+    WRONG_TYPE = (
+        "wrong-type",
+        "a field holds another type than text, or the row is no object",
+        "Put the value in quotation marks.",
+    )
+    EMPTY_OUTPUT = (
+        "empty-output",
+        "the answer is empty, or holds only blanks and invisible characters",
+        "Write the answer, or remove the row.",
+    )
+    EMPTY_PROMPT = (
+        "empty-prompt",
+        "the question is empty, or holds only blanks and invisible characters",
+        "Write the question, or remove the row.",
+    )
+    ROLE_ORDER = (
+        "role-order",
+        "the turns of a conversation are not user, assistant, user, assistant …, or a tool speaks in it",
+        "Put the turns in order, or remove the row.",
+    )
+    CONTROL_CHARACTERS = (
+        "control-characters",
+        "the text holds control characters or halves of characters",
+        "Remove the character.",
+    )
+    TOO_SHORT = (
+        "too-short",
+        "the answer has fewer characters than validate.min_answer_chars",
+        "Write a longer answer, or lower the limit.",
+    )
+    TOO_LONG = (
+        "too-long",
+        "the row has more characters than validate.max_chars",
+        "Shorten the row, or raise the limit.",
+    )
+    SECRET = "secret", "the row holds what looks like an access key or a token", "Remove the key, and revoke it."
+    PERSONAL_DATA = (
+        "personal-data",
+        "the row holds what looks like an e-mail address, phone, card or ID number",
+        "Remove it, or put an invented one at example.com in its place.",
+    )
+    EXACT_DUPLICATE = (
+        "exact-duplicate",
+        "an earlier row says the same, but for case, width and spaces",
+        "Remove one of the two.",
+    )
+    NEAR_DUPLICATE = (
+        "near-duplicate",
+        "an earlier row has nearly the same question and nearly the same answer",
+        "Remove one of the two, or make them differ in what they teach.",
+    )
+    CONFLICTING_ANSWER = (
+        "conflicting-answer",
+        "another row answers the same question differently",
+        "Decide on one answer.",
+    )
+    CONTAMINATED = (
+        "contaminated",
+        "the row repeats a question of the test split or of data/benchmarks",
+        "Nothing: the row stays out of training.",
+    )
+    TEMPLATE_REFUSED = (
+        "template-refused",
+        "the chat template cannot write the conversation",
+        "Change the row to what the template knows, or choose another template.",
+    )
+    TOO_MANY_TOKENS = (
+        "too-many-tokens",
+        "the row has more tokens than tokenize.max_length",
+        "Shorten the row, or raise the limit.",
+    )
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A rule's decision about one row: the code, the reason in a sentence, and the values that were measured."""
+
+    code: Code
+    reason: str
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that was left out, where it stood, and why."""
+
+    source: str
+    line: int
+    reject: Reject
+    record: Any
+
+    def row(self) -> dict[str, Any]:
+        """The row of `rejected.jsonl`."""
+        return {
+            "source": self.source,
+            "line": self.line,
+            "code": str(self.reject.code),
+            "reason": self.reject.reason,
+            "detail": self.reject.detail,
+            "record": _as_json(self.record),
+        }
+
+
+def _as_json(value: Any) -> Any:
+    """A value as strict JSON can hold it: Parquet rows may bring dates, bytes, decimals and NaN."""
+    if isinstance(value, dict):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)
+
+
+def ordered(rejected: Iterable[Rejected]) -> list[Rejected]:
+    """By file and line."""
+    return sorted(rejected, key=lambda one: (one.source, one.line, one.reject.code))
+
+
+def write(path: Path, rejected: Iterable[Rejected]) -> None:
+    """Write `rejected.jsonl`, ordered by place."""
+    artifacts.write_jsonl(path, (one.row() for one in ordered(rejected)))
+
+
+def tally(rejected: Iterable[Rejected]) -> dict[str, int]:
+    """Rejected rows by code, sorted by code."""
+    return dict(sorted(Counter(str(one.reject.code) for one in rejected).items()))
+
+
+def summary(counts: dict[str, int]) -> str:
+    """`41 near-duplicate, 18 empty-output`: the most frequent first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {code}" for code, count in ordered)

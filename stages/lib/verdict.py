@@ -1,0 +1,127 @@
+"""Base against tuned, in words: what a difference of two figures means, and no more than the figures bear."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stages.lib import page
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of reports/eval.json and how it is worded."""
+
+    name: str
+    label: str
+    digits: int  # after the point
+    lower_is_better: bool = False
+    is_share: bool = False  # shown in percent
+
+    def show(self, value: float | None) -> str:
+        """The figure itself."""
+        return page.percent(value) if self.is_share else page.fixed(value, self.digits)
+
+    def show_change(self, value: float) -> str:
+        """A difference of two such figures, with its sign; shares differ by percentage points."""
+        text = page.fixed(value * 100 if self.is_share else value, self.digits)
+        return text if text.startswith(page.MINUS) or not text.strip("0.") else f"+{text}"
+
+    @property
+    def unit(self) -> str:
+        """What a difference is counted in, where that is not the figure itself."""
+        return f"{page.NO_BREAK}points" if self.is_share else ""
+
+
+METRICS = (
+    Metric("exact_match", "Exact match", 1, is_share=True),
+    Metric("rouge1", "ROUGE-1", 3),
+    Metric("rouge2", "ROUGE-2", 3),
+    Metric("rougeL", "ROUGE-L", 3),
+    Metric("bleu", "BLEU", 1),
+    Metric("chrf", "chrF", 1),
+    Metric("perplexity", "Perplexity", 2, lower_is_better=True),
+    Metric("bits_per_byte", "Bits per byte", 3, lower_is_better=True),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both models in one metric, with the 95 % interval of the difference where there is one."""
+
+    metric: Metric
+    base: float
+    tuned: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def difference(self) -> float:
+        """Tuned minus base."""
+        return self.tuned - self.base
+
+    @property
+    def change(self) -> str:
+        """`+87.1 points`."""
+        return self.metric.show_change(self.difference) + self.metric.unit
+
+    @property
+    def interval(self) -> str:
+        """`+82.0 … +91.8`, or nothing."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{self.metric.show_change(self.low)}{page.NO_BREAK}…{page.NO_BREAK}{self.metric.show_change(self.high)}"
+
+    @property
+    def judgement(self) -> str:
+        """`better`, `worse`, `same`, or `unclear` where the interval holds zero."""
+        if self.difference == 0:
+            return "same"
+        if self.low is not None and self.high is not None and self.low <= 0 <= self.high:
+            return "unclear"
+        return "better" if (self.difference < 0) == self.metric.lower_is_better else "worse"
+
+
+def compare(base: Mapping[str, Any], tuned: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[Comparison]:
+    """Every known metric that both models have, in the order of METRICS."""
+    return [
+        Comparison(
+            metric,
+            base[metric.name],
+            tuned[metric.name],
+            intervals.get(metric.name, {}).get("low"),
+            intervals.get(metric.name, {}).get("high"),
+        )
+        for metric in METRICS
+        if base.get(metric.name) is not None and tuned.get(metric.name) is not None
+    ]
+
+
+def verdict(comparisons: Sequence[Comparison], rows: int) -> list[str]:
+    """What happened, in one sentence a metric.
+
+    Exact match speaks first; where no answer of either model ever matches (free text), chrF does. Bits per byte, which
+    judges the likelihood of the references and no generated text, is the second witness.
+    """
+    found = {comparison.metric.name: comparison for comparison in comparisons}
+    first = found.get("exact_match")
+    if first is None or first.base == first.tuned == 0:
+        first = found.get("chrf", first)
+    witnesses = [witness for witness in (first, found.get("bits_per_byte")) if witness is not None]
+    if not witnesses:
+        return [f"{rows:,} held-out answers were judged, but by no metric that this page can word."]
+    places = [f" on {rows:,} held-out answers", ""]
+    return [_sentence(witness, place) for witness, place in zip(witnesses, places, strict=False)]
+
+
+def _sentence(comparison: Comparison, place: str) -> str:
+    metric = comparison.metric
+    name = f"{metric.label} (lower is better)" if metric.lower_is_better else metric.label
+    if comparison.difference == 0:
+        return f"{name} stayed at {metric.show(comparison.tuned)}{place}."
+    moved = "rose" if comparison.difference > 0 else "fell"
+    certainty = f"95{page.NO_BREAK}% interval {comparison.interval}" if comparison.interval else "no interval"
+    chance = " The interval holds zero: this may be chance." if comparison.judgement == "unclear" else ""
+    return (
+        f"{name} {moved} from {metric.show(comparison.base)} to {metric.show(comparison.tuned)}{place} "
+        f"(difference {comparison.change}, {certainty}).{chance}"
+    )

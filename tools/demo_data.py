@@ -1,0 +1,327 @@
+"""Write the demo rows, the same bytes every time: `python -m tools.demo_data`.
+
+A small instruction set of our own, English and Chinese, so that a fresh clone has something real to tune on. Every
+answer can be read or worked out from its question. A little dirt is planted, as exports have it; data/raw/README.md
+lists it.
+
+Reads   tools/demo_phrases.toml
+Writes  data/raw/{orders.json,tickets.jsonl,calendar.csv,bills.jsonl,zh/*}, data/benchmarks/front_desk.jsonl
+"""
+
+import csv
+import io
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tools.demo_questions import (
+    PHRASES,
+    Category,
+    amount,
+    end_time,
+    iso_date,
+    lines,
+    order_json,
+    order_number,
+    reply,
+    small_talk,
+    ticket_route,
+    total,
+)
+
+SEED = 20260301
+DATA = Path("data")
+
+# Where the instruction stands when it shares one message with the text. Alpaca rows are always joined as in the first.
+LAYOUTS = ("{instruction}\n\n{text}", "{text}\n\n{instruction}", "{instruction} {text}")
+LETTERS = {order_number, ticket_route, order_json, reply}  # written to someone; the other texts are notes
+TOO_ALIKE = 0.5  # the default of split.group_similarity: from here on two rows count as variants of each other
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question with its answer, before it takes the form of its file."""
+
+    category: str
+    instruction: str
+    text: str
+    answer: str
+    layout: str = LAYOUTS[0]
+
+    @property
+    def prompt(self) -> str:
+        """The question as one message."""
+        return self.layout.format(instruction=self.instruction, text=self.text)
+
+
+# --- from sentences to rows
+
+
+def rows_of(category: Category, language: str, count: int) -> list[Row]:
+    """`count` rows of which no two are alike.
+
+    A sentence comes back only with other words in most of its places, so that a held-out row is no trained row with
+    other figures.
+    """
+    name = category.__name__
+    rng = random.Random(f"{SEED} {name} {language}")  # one generator each: a new category moves no other's rows
+    variants = PHRASES["texts"][name]
+    sentences = [(variant, line) for variant in variants for line in lines("texts", name, variant, language)]
+    rows: list[Row] = []
+    for variant, sentence in dealt(sentences, rng):
+        words, answer = category(rng, language, variant)
+        text = written(sentence, language, "letter" if category in LETTERS else "note", rng)
+        row = Row(
+            category=name,
+            instruction=rng.choice(lines("instructions", name, language)),
+            text=text.format_map({**small_talk(rng, language), **words}),
+            answer=answer,
+            layout=rng.choices(LAYOUTS, weights=(6, 2, 2))[0],
+        )
+        if all(likeness(row.text, other.text) < TOO_ALIKE for other in rows):
+            rows.append(row)
+        if len(rows) == count:
+            break
+    return rows
+
+
+def dealt(cards: list[tuple[str, str]], rng: random.Random) -> Iterator[tuple[str, str]]:
+    """Shuffle, deal all, shuffle again, without end: every card comes equally often."""
+    while True:
+        yield from rng.sample(cards, len(cards))
+
+
+def written(sentence: str, language: str, kind: str, rng: random.Random) -> str:
+    """A sentence as a hurried person sends it: greeting, sign-off, slips of the finger. Braces stay as they are."""
+    between = "" if language == "zh" else " "
+    if language == "en":
+        sentence = with_slips(sentence, rng)
+    if rng.random() < 0.2:
+        greeting = rng.choice(lines("openers", kind, language))
+        sentence = greeting + ("\n" if rng.random() < 0.3 else between) + sentence
+    end = rng.random()
+    if end < 0.2:
+        return sentence + between + rng.choice(lines("closers", kind, language))
+    return sentence.rstrip(".。") if end < 0.3 else sentence
+
+
+def with_slips(sentence: str, rng: random.Random) -> str:
+    """Now and then no capitals, or one misspelt word."""
+    slip = rng.random()
+    if slip < 0.08:
+        return sentence.lower()
+    words = [match for match in re.finditer(r"\b[a-z]{5,}\b", sentence) if sentence[match.start() - 1] != "{"]
+    if slip < 0.2 and words:
+        word = rng.choice(words)
+        at = rng.randrange(word.start() + 1, word.end() - 2)
+        swapped = sentence[at + 1] + sentence[at]
+        return sentence[:at] + rng.choice([swapped, sentence[at]]) + sentence[at + 2 :]
+    return sentence
+
+
+def likeness(one: str, other: str) -> float:
+    """Jaccard similarity of the word-3-grams; a Chinese character counts as a word."""
+    a, b = _shingles(one), _shingles(other)
+    return len(a & b) / len(a | b)
+
+
+def _shingles(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+", text.casefold())
+    return {tuple(words[at : at + 3]) for at in range(max(1, len(words) - 2))}
+
+
+# --- the forms of a row
+
+
+def alpaca(row: Row) -> dict[str, Any]:
+    """`instruction`, `input`, `output`."""
+    return {"instruction": row.instruction, "input": row.text, "output": row.answer, "category": row.category}
+
+
+def messages(row: Row) -> dict[str, Any]:
+    """OpenAI's `messages`."""
+    turns = [{"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.answer}]
+    return {"messages": turns, "category": row.category}
+
+
+def completion(row: Row) -> dict[str, Any]:
+    """`prompt` and `completion`."""
+    return {"prompt": row.prompt, "completion": row.answer, "category": row.category}
+
+
+def sharegpt(row: Row) -> dict[str, Any]:
+    """ShareGPT's `conversations`."""
+    turns = [{"from": "human", "value": row.prompt}, {"from": "gpt", "value": row.answer}]
+    return {"conversations": turns, "category": row.category}
+
+
+# --- the files
+
+
+@dataclass(frozen=True)
+class File:
+    """What a file of data/raw/ holds, and how."""
+
+    form: Callable[[Row], dict[str, Any]]
+    language: str
+    rows: dict[Category, int]
+
+
+FILES = {
+    "orders.json": File(alpaca, "en", {order_number: 115, order_json: 75, reply: 80}),
+    "tickets.jsonl": File(messages, "en", {ticket_route: 130}),
+    "calendar.csv": File(alpaca, "en", {iso_date: 110, end_time: 70}),
+    "bills.jsonl": File(completion, "en", {amount: 95, total: 45}),
+    "zh/orders.json": File(alpaca, "zh", {order_number: 45, order_json: 25, reply: 20}),
+    "zh/chats.json": File(sharegpt, "zh", {ticket_route: 50, amount: 40, total: 10}),
+    "zh/calendar.csv": File(alpaca, "zh", {iso_date: 35, end_time: 25}),
+}
+
+# --- the dirt
+
+# Rows that read well and are not well.
+PLANTED = {
+    "orders.json": [
+        Row("order_number", "Order number?", "Two egg cups rolled off the table, that was order 55120.", ""),
+    ],
+    "tickets.jsonl": [
+        Row("ticket_route", "Which team?", "The gift card I bought for my uncle shows a balance of nothing.", "   "),
+        Row("ticket_route", "Which team?", "I cancelled in time and my money is still with you.", "billing"),
+        Row("ticket_route", "Which team?", "I cancelled in time and my money is still with you.", "returns"),
+        Row(
+            "ticket_route",
+            "Which team?",
+            "The May invoice never came, please mail it to marta.lindqvist@fjordpost-mail.com this time.",
+            "billing",
+        ),
+        Row(
+            "ticket_route",
+            "Which team?",
+            "Stock import fails since we typed AKIAIOSFODNN7EXAMPLE into the settings page.",
+            "technical",
+        ),
+        Row("ticket_route", "Which team?", "Your app beeps\x07 all night although I muted it.", "technical"),
+    ],
+    "calendar.csv": [
+        Row("end_time", "Ends at?", "Choir practice at 19:15, forty minutes plus a beer", ""),
+        Row(  # a question of data/benchmarks/front_desk.jsonl, a word changed
+            "iso_date",
+            "Write the date in ISO form.",
+            "Our caretaker wrote that the boiler was last serviced on the 9th of October 2025, please give me that "
+            "day in ISO form for our log.",
+            "2025-10-09",
+        ),
+    ],
+    "bills.jsonl": [Row("amount", "How much is it?", "The glazier left a note: ninety dollars, cash only.", "")],
+    "zh/orders.json": [Row("order_number", "订单号？", "门铃没响，28846就被退回去了。", "\u3000")],
+}
+
+# Rows that are broken: an answer that is a number, no answer at all, a comma too many.
+BROKEN: dict[str, list[dict[str, Any] | str]] = {
+    "orders.json": [
+        {
+            "instruction": "Order number?",
+            "input": "Stairs are narrow, so bring 73406 in two parts.",
+            "output": 73406,
+            "category": "order_number",
+        },
+        {
+            "instruction": "Our standard reply:",
+            "input": "Parcel 61187 is for my grandson in Leeds.",
+            "category": "reply",
+        },
+    ],
+    "bills.jsonl": [
+        '{"prompt": "Amount in figures:\\n\\nSpare key: $8", "completion": "8.00 USD", "category": "amount",}'
+    ],
+}
+
+
+def with_repeats(rows: dict[str, list[Row]], rng: random.Random) -> dict[str, list[Row]]:
+    """Rows that came in twice: as they are, from another system, typed anew, or with a word more."""
+    repeats: dict[str, list[Row]] = {name: [] for name in rows}
+    plain = {name: [row for row in found if row.layout == LAYOUTS[0]] for name, found in rows.items()}
+    for name in ("orders.json", "tickets.jsonl", "calendar.csv", "bills.jsonl", "zh/chats.json", "zh/calendar.csv"):
+        repeats[name].append(rng.choice(rows[name]))
+    repeats["tickets.jsonl"] += rng.sample(plain["orders.json"], 2)
+    for name in ("orders.json", "tickets.jsonl", "bills.jsonl"):
+        loud, spaced = rng.sample(rows[name], 2)
+        repeats[name] += [replace(loud, text=loud.text.upper()), replace(spaced, text=spaced.text.replace(" ", "  "))]
+    for name, count in {"orders.json": 4, "tickets.jsonl": 2, "calendar.csv": 2, "zh/orders.json": 2}.items():
+        more = "呀" if name.startswith("zh/") else " asap"
+        long_enough = [row for row in plain[name] if len(_shingles(row.text)) > 6]  # one word more changes little
+        repeats[name] += [replace(row, text=row.text + more) for row in rng.sample(long_enough, count)]
+    return {name: found + repeats[name] for name, found in rows.items()}
+
+
+# --- bytes
+
+
+def demo_files() -> dict[Path, str]:
+    """Every file that this tool writes, with its text."""
+    rng = random.Random(SEED)
+    rows = {
+        name: [row for category, count in file.rows.items() for row in rows_of(category, file.language, count)]
+        for name, file in FILES.items()
+    }
+    texts: dict[Path, str] = {}
+    for name, found in with_repeats(rows, rng).items():
+        items: list[dict[str, Any] | str] = [FILES[name].form(row) for row in [*found, *PLANTED.get(name, [])]]
+        items += BROKEN.get(name, [])
+        rng.shuffle(items)
+        texts[DATA / "raw" / name] = WRITERS[Path(name).suffix](items)
+    # Spreadsheet programs put a byte order mark before UTF-8.
+    texts[DATA / "raw/zh/calendar.csv"] = "\ufeff" + texts[DATA / "raw/zh/calendar.csv"]
+    texts[DATA / "benchmarks/front_desk.jsonl"] = jsonl(benchmark())
+    return texts
+
+
+def benchmark() -> list[dict[str, Any] | str]:
+    """The held-out questions: prompt and answer stand in turn."""
+    front_desk = lines("benchmarks", "front_desk")
+    pairs = zip(front_desk[::2], front_desk[1::2], strict=True)
+    return [{"prompt": prompt, "answer": answer} for prompt, answer in pairs]
+
+
+def jsonl(items: Iterable[dict[str, Any] | str]) -> str:
+    """One object a line; a text is a line as it stands."""
+    return "".join(f"{_json(item)}\n" for item in items)
+
+
+def json_array(items: Iterable[dict[str, Any] | str]) -> str:
+    """One object a line, so that a changed row is one changed line."""
+    return "[\n" + ",\n".join(f"  {_json(item)}" for item in items) + "\n]\n"
+
+
+def comma_separated(items: Iterable[dict[str, Any]]) -> str:
+    """Quotes only where a comma, a quote or a line break asks for them."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["instruction", "input", "output", "category"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(items)
+    return out.getvalue()
+
+
+def _json(item: dict[str, Any] | str) -> str:
+    return item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
+
+
+WRITERS: dict[str, Callable[..., str]] = {".json": json_array, ".jsonl": jsonl, ".csv": comma_separated}
+
+
+def main() -> None:
+    """Write all files, over what is there."""
+    texts = demo_files()
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+    size = sum(len(text.encode()) for text in texts.values())
+    print(f"demo_data: {len(texts)} files, {size:,} bytes → {DATA}/raw, {DATA}/benchmarks")
+
+
+if __name__ == "__main__":
+    main()
