@@ -1,26 +1,27 @@
-"""Fold the tuned weights into the base, prove that nothing changed on the way, and ship only what passed the gates.
+"""Fold the tuned weights into the base, prove that nothing changed on the way, and ship only what passes the gates.
 
-Reads   models/base/, models/adapter/, data/prompts/test.parquet, data/predictions/, reports/eval.json (the gates)
+Reads   models/base/, models/adapter/, data/prompts/ (test rows, template), data/predictions/, reports/eval.json
 Writes  models/merged/ : safetensors, tokenizer, chat template; plain `AutoModelForCausalLM.from_pretrained` loads it
         reports/merge.json
 """
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.lib import artifacts, runtime
+from stages.lib.ending import Ending, read_ending
 from stages.lib.errors import UserError, run
 from stages.lib.params import load
 from stages.lib.pinned import BASE, load_pinned
+from stages.lib.prompts import Segment
+from stages.lib.tokens import Example, SegmentTokenizer, load_tokenizer
 from stages.params.merge import Gate, MergeParams
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
-
-    from stages.lib.tokens import Example
 
 ADAPTER = Path("models/adapter")
 PROMPTS = Path("data/prompts")
@@ -30,51 +31,161 @@ MERGED = Path("models/merged")
 REPORT = Path("reports/merge.json")
 
 COMPARED = 16  # test rows whose logits and greedy answers are compared
-# How far a logit may move when updates are folded in: rounding of the weights, which grows with the type's step.
+# How far folding an update into rounded weights may move a logit: it grows with the step of the type.
 TOLERANCE = {"float32": 1e-2, "float16": 0.25, "bfloat16": 1.0}
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One test row as evaluate judged it."""
+    """One test row, and what the tuned model answered when it was judged."""
 
-    example: "Example"
-    answer: str  # of the tuned model
+    example: Example
+    answer: str
+    budget: int  # tokens that it takes to write the answer, with the one that ends it
 
 
-def merge(base: Path, adapter: Path, rows: Sequence[Judged], stop: "Stops", out: Path, dtype: str) -> dict[str, Any]:
+def gates(report: Mapping[str, Any], wanted: Sequence[Gate]) -> dict[str, Any]:
+    """Hold every gate against reports/eval.json.
+
+    Returns:
+        By metric: its value, and the bounds that it kept.
+
+    Raises:
+        UserError: naming each gate that failed, and by how much. A model that got worse is not shipped by accident.
+    """
+    outcome: dict[str, Any] = {}
+    failures = []
+    for gate in wanted:
+        value = _figure(report, gate.metric)
+        bounds = {name: bound for name in ("at_least", "at_most") if (bound := getattr(gate, name)) is not None}
+        outcome[gate.metric] = {"value": value, **bounds, "passed": True}
+        if "at_least" in bounds and value < bounds["at_least"]:
+            failures.append(f"{gate.metric} is {value:g}, {bounds['at_least'] - value:g} below {bounds['at_least']:g}")
+        if "at_most" in bounds and value > bounds["at_most"]:
+            failures.append(f"{gate.metric} is {value:g}, {value - bounds['at_most']:g} above {bounds['at_most']:g}")
+    if failures:
+        raise UserError(
+            f"the model was not merged, because {'; '.join(failures)} (params.yaml: merge.gates, figures of {EVAL}). "
+            "Improve the model, or change the gate if it asks too much."
+        )
+    return outcome
+
+
+def _figure(report: Mapping[str, Any], metric: str) -> float:
+    value: Any = report
+    for step in metric.split("."):
+        value = value.get(step) if isinstance(value, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(
+            f"params.yaml: merge.gates names {metric}, which {EVAL} does not hold as a number. Name one of its "
+            "figures, e.g. difference.exact_match."
+        )
+    return value
+
+
+def merge(base: Path, adapter: Path, rows: Sequence[Judged], ending: Ending, out: Path, dtype: str) -> dict[str, Any]:
     """Write the merged model into `out`, load it again as any program would, and compare it with the judged model.
 
     Returns:
-        The largest difference of a logit, the share of `rows` with the same greedy answer, and how much was compared.
+        The type of the weights, the largest difference of a logit, and the share of `rows` with the same greedy answer.
 
     Raises:
-        UserError: when the merged model does not answer as the judged one did.
+        UserError: when the merged model does not compute what the judged one did.
     """
     import torch
 
     from stages.lib import models
 
     pinned = load_pinned(base)
-    kind = pinned.dtype if dtype == "auto" and pinned.dtype in TOLERANCE else dtype.replace("auto", "float32")
+    kind = dtype if dtype != "auto" else pinned.dtype if pinned.dtype in TOLERANCE else "float32"
     tuned = models.load_tuned(pinned, adapter, getattr(torch, kind), base=base)
     expected = [_logits(tuned, row.example.ids) for row in rows]
-    _write(tuned, stop, base, adapter, out)
+    _write(tuned, ending, base, adapter, out)
     del tuned
-    shipped = load_shipped(out)
-    difference = max(
-        (float((_logits(shipped, row.example.ids) - before).abs().max()) for row, before in zip(rows, expected, strict=True)),
-        default=0.0,
-    )
-    if difference > TOLERANCE[kind]:
+    gc.collect()  # one model in memory at a time
+    shipped = models.load_shipped(out)
+    moved = [
+        float((_logits(shipped, row.example.ids) - before).abs().max())
+        for row, before in zip(rows, expected, strict=True)
+    ]
+    if max(moved) > TOLERANCE[kind]:
         raise UserError(
-            f"the merged model's logits differ from the judged model's by up to {difference:.3g}, more than the "
-            f"{TOLERANCE[kind]:g} that rounding to {kind} explains, so it was not kept. "
-            "Set params.yaml: merge.dtype to float32; if it fails there too, please report a bug."
+            f"the merged model's logits differ from the judged model's by up to {max(moved):.3g}, more than the "
+            f"{TOLERANCE[kind]:g} that rounding to {kind} explains, so it was not kept. Set params.yaml: merge.dtype "
+            "to float32; if that fails too, please report a bug."
         )
     return {
         "dtype": kind,
-        "max_logit_difference": round(difference, 6),
-        "same_greedy_texts": _same_texts(shipped, rows, stop),
         "compared_rows": len(rows),
+        "max_logit_difference": round(max(moved), 6),
+        "same_greedy_texts": _same_texts(shipped, rows, ending),
     }
+
+
+def _logits(model: Any, ids: Sequence[int]) -> "torch.Tensor":
+    """(tokens, vocabulary) in float32."""
+    import torch
+
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([list(ids)], device=model.device)).logits[0].float().cpu()
+
+
+def _write(tuned: Any, ending: Ending, base: Path, adapter: Path, out: Path) -> None:
+    """Fold and save, with what a server needs: chat template, and every token at which an answer stops."""
+    from stages.lib import models
+
+    model = tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned
+    model.generation_config.eos_token_id = list(ending.stops.ids) or None
+    model.generation_config.do_sample = False
+    model.generation_config.temperature = model.generation_config.top_p = model.generation_config.top_k = None
+    model.save_pretrained(out)
+    models.save_tokenizer(base, (adapter / "chat_template.jinja").read_text(encoding="utf-8"), out)
+
+
+def _same_texts(model: Any, rows: Sequence[Judged], ending: Ending) -> float:
+    """Share of rows that the merged model answers letter by letter as the judged one did."""
+    from stages.lib.generation import generate
+
+    answers = generate(
+        model,
+        [row.example.prompt for row in rows],
+        ending.stops,
+        ending.decode,
+        batch_size=len(rows),
+        max_new_tokens=max(row.budget for row in rows),
+        label="merge: compare",
+    )
+    same = sum(ending.without_lead(one.text) == row.answer for one, row in zip(answers, rows, strict=True))
+    return round(same / len(rows), 4)
+
+
+def read_judged(prompts: Path, predictions: Path, tokenizer: SegmentTokenizer) -> list[Judged]:
+    """The first rows that evaluate judged, with what the tuned model answered."""
+    judged = artifacts.read_parquet(predictions, made_by="evaluate").slice(0, COMPARED).to_pylist()
+    rows = artifacts.read_parquet(prompts / "test.parquet", made_by="format").select(["id", "segments"]).to_pylist()
+    segments = {row["id"]: [Segment(**one) for one in row["segments"]] for row in rows}
+    examples = tokenizer.encode([segments[one["id"]] for one in judged])
+    return [
+        Judged(example, one["tuned_answer"], one["tuned_tokens"] + (one["tuned_finish"] == "stop"))
+        for example, one in zip(examples, judged, strict=True)
+    ]
+
+
+def main() -> None:
+    """Run the stage."""
+    params = load(MergeParams)
+    outcome = gates(artifacts.read_json(EVAL, made_by="evaluate"), params.gates)
+    tokenizer = load_tokenizer(BASE)
+    ending = read_ending(PROMPTS / "template.json", load_pinned(BASE), tokenizer)
+    rows = read_judged(PROMPTS, PREDICTIONS, tokenizer)
+    with runtime.measured("merge"), artifacts.replacing(MERGED) as out:
+        compared = merge(BASE, ADAPTER, rows, ending, out, params.dtype)
+    artifacts.write_json(REPORT, compared | {"gates": outcome})
+    print(
+        f"merge: {len(outcome)} gates passed · logits moved by at most {compared['max_logit_difference']:g} · "
+        f"{compared['same_greedy_texts']:.0%} of {len(rows)} answers the same → {MERGED}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -80,7 +80,7 @@ def rows_of(category: Category, language: str, count: int) -> list[Row]:
             instruction=rng.choice(lines("instructions", name, language)),
             text=text.format_map({**small_talk(rng, language), **words}),
             answer=answer,
-            layout=rng.choices(LAYOUTS, weights=(6, 2, 2))[0],
+            layout=rng.choices(LAYOUTS, weights=(8, 1, 1))[0],
         )
         if all(likeness(row.text, other.text) < TOO_ALIKE for other in rows):
             rows.append(row)

@@ -68,15 +68,11 @@ def order_json(rng: random.Random, language: str, variant: str) -> tuple[Words, 
 
 
 def reply(rng: random.Random, language: str, variant: str) -> tuple[Words, str]:
-    """Acknowledge in the house's own words: thanks for an order, an apology for a complaint."""
+    """Acknowledge in the shop's own words, whatever the mood."""
     order, city = _reference(rng), rng.choice(lines("words", "cities", language))
-    answers = {
-        ("thanks", "en"): f"Thank you! Order {order} is on its way to {city}.",
-        ("sorry", "en"): f"Sorry! We are looking into order {order} to {city}.",
-        ("thanks", "zh"): f"谢谢！订单{order}将寄往{city}。",
-        ("sorry", "zh"): f"抱歉！订单{order}（{city}）马上处理。",
-    }
-    return {"order": order, "city": city}, answers[variant, language]
+    if language == "zh":
+        return {"order": order, "city": city}, f"收到！订单{order}，{city}，马上处理。"
+    return {"order": order, "city": city}, f"Thank you! We are on it: order {order}, {city}."
 
 
 def iso_date(rng: random.Random, language: str, variant: str) -> tuple[Words, str]:

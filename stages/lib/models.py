@@ -90,6 +90,15 @@ def load_tuned(pinned: Pinned, adapter: Path, dtype: torch.dtype, *, base: Path 
     return tuned.eval()  # type: ignore[return-value]  # behaves as the model that it wraps
 
 
+def load_shipped(folder: Path) -> "PreTrainedModel":
+    """Load a finished model the plain way, as any program would that knows nothing of Retune."""
+    from transformers import AutoModelForCausalLM
+
+    hush()
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return model.to(device()).eval()  # type: ignore[arg-type]  # transformers' stub of `to` lacks the device
+
+
 def load_tokenizer(folder: Path = BASE) -> "PreTrainedTokenizerBase":
     """Load the tokenizer that `base` pinned."""
     from transformers import AutoTokenizer

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import SFTTrainer
 
 from stages.lib import checkpoints
+from stages.lib.logits import logits_at
 
 IGNORED = -100  # label of a token that is not trained
 
@@ -65,17 +66,12 @@ class PackedTrainer(SFTTrainer):
         if inputs["input_ids"].device.type != "cpu":
             inputs.pop("document_lengths", None)  # transformers finds the documents by their positions there
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels = inputs["labels"][:, 1:]
-        trained = labels != IGNORED
-        causal = self.accelerator.unwrap_model(model)
-        causal = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
+        targets = inputs.pop("labels")[:, 1:]
+        wanted = torch.nn.functional.pad(targets != IGNORED, (0, 1))  # the last position has nothing to foresee
         with self.accelerator.autocast():
-            hidden = causal.base_model(
-                **{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False
-            ).last_hidden_state
-            logits = causal.get_output_embeddings()(hidden[:, :-1][trained])
-        nats = cross_entropy(logits.float(), labels[trained], reduction="sum")
-        return nats / (trained.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+            logits = logits_at(self.accelerator.unwrap_model(model), wanted, **inputs)
+        nats = cross_entropy(logits.float(), targets[targets != IGNORED], reduction="sum")
+        return nats / (wanted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Loss over the validation split: nats over trained tokens, whatever the batch size.
