@@ -5,17 +5,20 @@ Writes  models/base/ : base.json, the tokenizer and config; weights only where t
 """
 
 import json
+import math
 import os
 import re
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
 
 from stages.lib import artifacts, hub, packages, runtime
-from stages.lib.errors import UserError, run
+from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load
 from stages.lib.pinned import BASE, MANIFEST, Pinned, describe
 from stages.params.base import BaseParams
@@ -52,21 +55,22 @@ def pin(params: BaseParams, out: Path) -> Pinned:
         weights, weights_in = describe(folder, weight_files(folder)), source.kind
         _copy_config(folder, out)
         _save_tokenizer(folder, out)
-    config = json.loads((out / CONFIG).read_text(encoding="utf-8"))
+    architecture = _architecture(_json(out / CONFIG), params.name)
     small = [file.name for file in out.iterdir() if file.name not in weights]
     pinned = Pinned(
         name=params.name,
         source=source.kind,
         revision=source.revision,
-        architecture=_architecture(config, params.name),
-        context=_context(out),
-        **_shapes(folder, list(weights)),
+        architecture=architecture,
+        **_sizes(out),
+        **_numbers(folder, list(weights)),
         **_special_tokens(out),
         weights_in=weights_in,
         weights=weights,
         files=describe(out, small),
     )
     artifacts.write_json(out / MANIFEST, pinned.as_json())
+    _compare_vocabulary(out, pinned)
     return pinned
 
 
@@ -105,19 +109,25 @@ def weight_files(folder: Path) -> list[str]:
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     if (folder / INDEX).is_file():
-        names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(_json(folder / INDEX)["weight_map"].values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise UserError(f"{folder / INDEX} names {missing[0]}, which is not there. Fetch the whole model again.")
         return names
     pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED) if folder.is_dir() else []
-    found = (
-        f"only pickled weights ({', '.join(pickled[:3])}), which can run code when they are loaded" if pickled else ""
-    )
+    found = f", only {', '.join(pickled[:3])}, and pickled weights can run code when they are loaded" if pickled else ""
     raise UserError(
-        f"params.yaml: base.name: {folder} holds no {WEIGHTS}{', ' + found if found else ''}. "
+        f"params.yaml: base.name: {folder} holds no {WEIGHTS}{found}. "
         "Choose a base with safetensors weights, or convert it with transformers' save_pretrained."
     )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"params.yaml: base.name: {path} is damaged: {error}. Fetch the model again.") from None
+    return dict(content)
 
 
 def _sha256_as_pinned(file: Path, expected: str | None) -> str:
@@ -142,8 +152,11 @@ def _convert(file: Path, out: Path) -> None:
     try:
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (ValueError, KeyError, OSError, NotImplementedError) as error:
-        raise UserError(f"params.yaml: base.name: {file.name} cannot be read as a GGUF model: {error}") from None
+    except (ValueError, LookupError, NotImplementedError) as error:
+        raise UserError(
+            f"params.yaml: base.name: {file.name} is no GGUF model that transformers reads, or is damaged: "
+            f"{str(error).splitlines()[0]}. Fetch it again, or choose another base."
+        ) from None
     # save_pretrained refuses while quantization_config is set, so the state dict is written directly. The head of a
     # tied model is its embedding: it is not written twice.
     state = model.state_dict()
@@ -163,8 +176,7 @@ def _convert(file: Path, out: Path) -> None:
 def _copy_config(folder: Path, out: Path) -> None:
     if not (folder / CONFIG).is_file():
         raise UserError(f"params.yaml: base.name: {folder} holds no {CONFIG}. Name the folder of a transformers model.")
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if "auto_map" in config:
+    if "auto_map" in _json(folder / CONFIG):
         raise UserError(
             f"params.yaml: base.name: {folder} needs Python code of its own (auto_map in {CONFIG}), which Retune never "
             "runs. Choose a base whose architecture transformers knows."
@@ -180,12 +192,17 @@ def _save_tokenizer(folder: Path, out: Path) -> None:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(f"params.yaml: base.name: {folder} has no tokenizer that can be read: {first_line}") from None
-    tokenizer.save_pretrained(out)
-    if not (out / "tokenizer.json").is_file():
-        raise UserError(f"params.yaml: base.name: {folder} has no tokenizer that can be written as tokenizer.json.")
+        # Where the vocabulary is missing, transformers may make a tokenizer that knows not one piece.
+        readable = bool(tokenizer("a", add_special_tokens=False).input_ids)
+        tokenizer.save_pretrained(out)
+    except (ValueError, LookupError, OSError, ImportError):
+        readable = False
+    if not readable or not (out / "tokenizer.json").is_file():
+        raise UserError(
+            f"params.yaml: base.name: {folder} holds no tokenizer that can be read: tokenizer.json is needed, or "
+            "vocab.json with merges.txt. Fetch it; a lone tokenizer.model must be converted once, by AutoTokenizer and "
+            "save_pretrained where sentencepiece is installed."
+        )
     _forget_place(out)
 
 
@@ -210,31 +227,32 @@ def _architecture(config: dict[str, Any], name: str) -> str:
     return known if isinstance(known, str) else known[0]
 
 
-def _context(folder: Path) -> int:
-    """Tokens that the model can read at once; recurrent models set no bound of their own."""
+def _sizes(folder: Path) -> dict[str, Any]:
+    """Tokens that the model can read at once (recurrent models set no bound of their own), and rows of its embedding."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or 2**31 - 1)
+    context = int(getattr(config, "max_position_embeddings", None) or 2**31 - 1)
+    return {"context": context, "vocab_size": int(config.vocab_size)}
 
 
-def _shapes(folder: Path, names: list[str]) -> dict[str, Any]:
-    """Parameters, embedding rows and dtype, out of the headers of the weight files."""
-    parameters, rows, dtypes = 0, 0, dict[str, int]()
+def _numbers(folder: Path, names: list[str]) -> dict[str, Any]:
+    """Parameters and the commonest dtype, out of the headers of the weight files."""
+    sizes: Counter[str] = Counter()
     for name in names:
-        with safe_open(folder / name, framework="numpy") as file:
-            for key in file.keys():  # noqa: SIM118  # a safetensors file is no mapping
-                part = file.get_slice(key)
-                shape, size = part.get_shape(), 1
-                for length in shape:
-                    size *= length
-                parameters += size
-                dtypes[part.get_dtype()] = dtypes.get(part.get_dtype(), 0) + size
-                if key.endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")):
-                    rows = shape[0]
+        try:
+            with safe_open(folder / name, framework="numpy") as file:
+                for key in file.keys():  # noqa: SIM118  # a safetensors file is no mapping
+                    part = file.get_slice(key)
+                    sizes[part.get_dtype()] += math.prod(part.get_shape())
+        except SafetensorError as error:
+            raise UserError(
+                f"params.yaml: base.name: {folder / name} is no whole safetensors file ({error}). Fetch it again; in "
+                "a git clone, `git lfs pull` fetches it."
+            ) from None
+    commonest = max(sorted(sizes), key=lambda kind: sizes[kind])
     names_of = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    largest = max(sorted(dtypes), key=lambda name: dtypes[name])
-    return {"parameters": parameters, "vocab_size": rows, "dtype": names_of.get(largest, largest)}
+    return {"parameters": sizes.total(), "dtype": names_of.get(commonest, commonest)}
 
 
 def _special_tokens(folder: Path) -> dict[str, Any]:
@@ -249,6 +267,16 @@ def _special_tokens(folder: Path) -> dict[str, Any]:
         "unk": tokenizer.unk_token,
         "adds_bos": tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id],
     }
+
+
+def _compare_vocabulary(folder: Path, pinned: Pinned) -> None:
+    """Fewer tokens than rows are common, and harmless; a token without a row stops training if it is ever used."""
+    tokens = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
+    if tokens > pinned.vocab_size:
+        warn(
+            f"{pinned.name}: the tokenizer knows {tokens:,} tokens, the model has rows for {pinned.vocab_size:,}. "
+            "Do not use the last ones in a template."
+        )
 
 
 def _summary(pinned: Pinned) -> str:

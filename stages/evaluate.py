@@ -1,28 +1,33 @@
-# LEAD TO helper-4: the lead wrote evaluate/scoring/generation/text_metrics/statistics/ending/logits while you were cut off.
-# Keep those interfaces (merge.py uses ending.py + generation.generate + predictions columns tuned_answer/tuned_tokens/tuned_finish);
-# drop prefill.py unless it fits behind them, adapt your tests to them, add the missing tests, finish quickly, delete these lines.
 """Judge the base and the tuned model side by side, on the same held-out rows.
 
 Reads   data/prompts/test.parquet, data/prompts/template.json, models/base/, models/adapter/
-Writes  data/predictions/predictions.parquet and .jsonl, reports/eval.json, reports/eval_by_category.csv
+Writes  data/predictions/predictions.parquet, data/predictions/predictions.jsonl,
+        reports/eval.json, reports/eval_by_category.csv
 """
 
+import csv
+import gc
+import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import xxhash
+from numpy.typing import NDArray
+from tqdm import tqdm
 
-from stages.lib import artifacts, runtime, statistics, text_metrics
+from stages.lib import artifacts, runtime, text_metrics
 from stages.lib.ending import Ending, read_ending
-from stages.lib.errors import UserError, run
+from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load, load_seed
 from stages.lib.pinned import BASE, load_pinned
 from stages.lib.prompts import Segment
+from stages.lib.statistics import Columns, Sums, interval, resampled_totals, totals
 from stages.lib.tokens import Example, SegmentTokenizer, load_tokenizer
 from stages.params.evaluate import EvaluateParams
 
@@ -32,14 +37,36 @@ PREDICTIONS = Path("data/predictions")
 REPORT = Path("reports/eval.json")
 BY_CATEGORY = Path("reports/eval_by_category.csv")
 
-BITS = math.log(2)  # nats in a bit
-ROW_FIGURES = ("exact_match", "rouge1", "rouge2", "rougeL")  # means over rows
-DIGITS = 6  # of every figure in the reports: far below what matters, far above float noise
+MODELS = ("base", "tuned")  # the order of a pair
+ROW_SCORES = ("exact_match", "rouge1", "rouge2", "rougeL", "chrf")
+CATEGORY_FIGURES = ("exact_match", "rougeL", "bits_per_byte")
+
+# What one model did with a row, after the model's name.
+_MODEL_COLUMNS = {
+    "answer": pa.string(),
+    "finish": pa.string(),  # stop | length (cut off at max_new_tokens)
+    "tokens": pa.int64(),  # of the answer, without the one that ended it
+    "nll": pa.float64(),  # nats, summed over the reference's tokens with the one that ends it
+    "text_nll": pa.float64(),  # the same without that one
+    **dict.fromkeys(ROW_SCORES, pa.float64()),
+}
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("category", pa.string()),
+        ("group", pa.string()),
+        ("prompt", pa.string()),
+        ("reference", pa.string()),
+        ("tokens", pa.int64()),  # of the reference, with the one that ends it
+        ("bytes", pa.int64()),  # UTF-8, of the reference as the template writes it
+        *((f"{model}_{name}", kind) for model in MODELS for name, kind in _MODEL_COLUMNS.items()),
+    ]
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One held-out example."""
+    """One held-out conversation; judged by its last answer."""
 
     id: str
     category: str
@@ -47,69 +74,87 @@ class Row:
     prompt: str
     reference: str
     example: Example
-    text_bytes: int  # UTF-8 bytes of the completion, end tokens left out
+    text_tokens: int  # of the completion, without what ends it
+    text_bytes: int  # UTF-8 bytes of these
 
 
-def judge(
-    rows: Sequence[Row], load_model: Callable[[], Any], ending: Ending, params: EvaluateParams, who: str
-) -> pd.DataFrame:
-    """Let one model foresee and answer every row.
+@dataclass(frozen=True)
+class Judged:
+    """What one model did with a row."""
 
-    The model is loaded here and gone afterwards: base and tuned never share the memory.
+    answer: str
+    finish: str  # stop | length
+    tokens: int
+    nll: float  # nats over the whole completion
+    text_nll: float  # nats without the end of it
+    scores: Mapping[str, float]  # ROW_SCORES
 
-    Returns:
-        One line a row: answer, finish, nats, text_nats, and every score that a row has by itself.
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What both models did, and what follows."""
+
+    rows: list[Row]
+    base: list[Judged]
+    tuned: list[Judged]
+    left_out: dict[str, int]  # test rows that were not judged, by reason
+    device: str
+    precision: str
+
+    def pairs(self) -> Iterator[tuple[Row, Judged, Judged]]:
+        """Row by row: what was asked, and what each model did."""
+        return zip(self.rows, self.base, self.tuned, strict=True)
+
+
+def evaluate(prompts: Path, base: Path, adapter: Path, params: EvaluateParams, seed: int) -> Evaluation:
+    """Let both models foresee and answer the test rows.
+
+    Raises:
+        UserError: when there is nothing to judge, a model is missing or not the pinned one, or memory runs out.
     """
-    from stages.lib.generation import generate
-    from stages.lib.scoring import score
+    from stages.lib import models
 
-    model = load_model()
-    foreseen = score(
-        model,
-        [(row.example.prompt, row.example.completion) for row in rows],
-        ending.stops.ids,
-        params.batch_size,
-        label=f"{who}: score",
-    )
-    answers = generate(
-        model,
-        [row.example.prompt for row in rows],
-        ending.stops,
-        ending.decode,
-        params.batch_size,
-        params.max_new_tokens,
-        label=f"{who}: answer",
-    )
-    texts = [ending.without_lead(answer.text) for answer in answers]
-    return pd.DataFrame(
-        [
-            {
-                "answer": text,
-                "finish": answer.finish,
-                "tokens": answer.tokens,
-                "nats": seen.nats,
-                "text_nats": seen.text_nats,
-                **text_metrics.row_scores(text, row.reference),
-            }
-            for row, text, answer, seen in zip(rows, texts, answers, foreseen, strict=True)
-        ]
-    )
+    pinned = load_pinned(base)
+    tokenizer = load_tokenizer(base)
+    ending = read_ending(prompts / "template.json", pinned, tokenizer)
+    rows, left_out = read_rows(prompts / "test.parquet", tokenizer, ending, pinned.context, params, seed)
+    dtype = models.dtype_for(params.precision)
+    # The tuned model first: a missing adapter shows at once, and not after the base has been judged.
+    tuned = judge(rows, lambda: models.load_tuned(pinned, adapter, dtype, base=base), ending, params, "tuned")
+    judged = judge(rows, lambda: models.load_base(pinned, dtype, base=base), ending, params, "base")
+    return Evaluation(rows, judged, tuned, left_out, str(models.device()), str(dtype).removeprefix("torch."))
 
 
-def read_rows(path: Path, tokenizer: SegmentTokenizer, ending: Ending, limit: int | None, seed: int) -> list[Row]:
-    """The test rows, or `limit` of them drawn by a hash of seed and id, so that a larger limit only adds rows."""
+def read_rows(
+    path: Path, tokenizer: SegmentTokenizer, ending: Ending, context: int, params: EvaluateParams, seed: int
+) -> tuple[list[Row], dict[str, int]]:
+    """The test rows that are judged, in the order of the file, and how many are not, by reason.
+
+    `evaluate.rows` of them are drawn by a hash of seed and id: a row added to the data moves no other in or out but
+    the one whose place it takes.
+    """
     table = artifacts.read_parquet(path, made_by="format").to_pylist()
     if not table:
+        raise UserError(f"{path} holds no rows to judge. Raise split.test in params.yaml, or add data to data/raw/.")
+    by_hash = sorted(table, key=lambda row: (xxhash.xxh3_64_intdigest(f"{seed}:{row['id']}".encode()), row["id"]))
+    drawn = {row["id"] for row in by_hash[: params.rows]}
+    chosen = [row for row in table if row["id"] in drawn]
+    examples = tokenizer.encode([[Segment(**one) for one in row["segments"]] for row in chosen])
+    rows = [
+        _row(one, example, ending)
+        for one, example in zip(chosen, examples, strict=True)
+        if len(example.prompt) + max(len(example.completion), params.max_new_tokens) <= context
+    ]
+    if not rows:
         raise UserError(
-            f"{path} holds no rows, so nothing can be judged. Raise params.yaml: split.test, or add data to data/raw/."
+            f"{path}: none of the {len(chosen):,} rows leaves room for an answer of {params.max_new_tokens} tokens in "
+            f"the {context:,} that the model reads. Lower evaluate.max_new_tokens in params.yaml, or shorten the data."
         )
-    table.sort(key=lambda row: xxhash.xxh3_128_hexdigest(f"{seed}:{row['id']}".encode()))
-    table = sorted(table[:limit], key=lambda row: row["id"])
-    examples = tokenizer.encode([[Segment(**one) for one in row["segments"]] for row in table])
-    return [_row(row, example, ending) for row, example in zip(table, examples, strict=True)]
+    return rows, {"limit": len(table) - len(chosen), "too_long": len(chosen) - len(rows)}
 
 
-def _row(row: dict[str, Any], example: Example, ending: Ending) -> Row:
+def _row(row: Mapping[str, Any], example: Example, ending: Ending) -> Row:
+    text = ending.without_end(example.completion)
     return Row(
         id=row["id"],
         category=row["category"],
@@ -117,157 +162,217 @@ def _row(row: dict[str, Any], example: Example, ending: Ending) -> Row:
         prompt=row["prompt"],
         reference=row["reference"],
         example=example,
-        text_bytes=len(ending.decode(ending.without_end(example.completion)).encode()),
+        text_tokens=len(text),
+        text_bytes=len(ending.decode(text).encode()),
     )
 
 
-def figures(rows: Sequence[Row], judged: pd.DataFrame) -> dict[str, Any]:
-    """Every figure of one model over `rows`."""
-    tokens = sum(len(row.example.completion) for row in rows)
-    text_bytes = sum(row.text_bytes for row in rows)
-    corpus = text_metrics.corpus_scores(list(judged["answer"]), [row.reference for row in rows])
+def judge(
+    rows: Sequence[Row], load_model: Callable[[], Any], ending: Ending, params: EvaluateParams, name: str
+) -> list[Judged]:
+    """Let one model foresee and answer every row. It is loaded here and gone afterwards: memory holds one at a time."""
+    from stages.lib import prefill
+    from stages.lib.generation import write_on
+    from stages.lib.scoring import token_losses
+
+    model = load_model()
+    judged: dict[int, Judged] = {}
+    with (
+        _memory_errors_in_words(params),
+        tqdm(total=len(rows), desc=f"evaluate: {name}", unit="row", disable=None) as bar,
+    ):
+        for places in prefill.batches([len(row.example.prompt) for row in rows], params.batch_size):
+            batch = [rows[place] for place in places]
+            read = prefill.read(model, [row.example.prompt for row in batch])
+            losses = token_losses(model, read, [row.example.completion for row in batch])
+            answers = write_on(model, read, ending.stops, ending.decode, params.max_new_tokens)
+            for place, row, loss, answer in zip(places, batch, losses, answers, strict=True):
+                text = ending.without_lead(answer.text)
+                nll, text_nll = math.fsum(loss), math.fsum(loss[: row.text_tokens])
+                judged[place] = Judged(text, answer.finish, answer.tokens, nll, text_nll, _scores(text, row.reference))
+            bar.update(len(batch))
+    del model
+    gc.collect()
+    return [judged[place] for place in range(len(rows))]
+
+
+def _scores(answer: str, reference: str) -> dict[str, float]:
+    """What a row scores by itself."""
     return {
-        "rows": len(rows),
-        "perplexity": _exp(math.fsum(judged["nats"]) / tokens),
-        "bits_per_byte": math.fsum(judged["text_nats"]) / BITS / text_bytes if text_bytes else None,
-        **{name: math.fsum(judged[name]) / len(rows) for name in ROW_FIGURES},
-        **corpus,
-        "truncated_answers": int((judged["finish"] == "length").sum()),
+        "exact_match": text_metrics.exact_match(answer, reference),
+        **text_metrics.rouge(answer, reference)._asdict(),
+        "chrf": float(text_metrics.chrf.score(text_metrics.chrf.counts([answer], [reference]))[0]),
     }
 
 
-def _exp(value: float) -> float | None:
-    """None where the loss is so high that the figure would be infinite."""
-    return math.exp(value) if value < 700 else None
+@contextmanager
+def _memory_errors_in_words(params: EvaluateParams) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"the device has too little memory for {params.batch_size} rows at once. Lower evaluate.batch_size in "
+            "params.yaml; the answers stay the same but for rounding."
+        ) from None
 
 
-def compare(
-    rows: Sequence[Row], base: pd.DataFrame, tuned: pd.DataFrame, params: EvaluateParams, seed: int
-) -> dict[str, Any]:
-    """The content of reports/eval.json: both models, their difference (tuned − base), and how sure it is."""
-    of_base, of_tuned = figures(rows, base), figures(rows, tuned)
-    difference = {
-        name: of_tuned[name] - of_base[name]
-        for name in of_base
-        if name != "rows" and of_base[name] is not None and of_tuned[name] is not None
+def columns(evaluation: Evaluation) -> Columns:
+    """What the figures are made of: sums over rows. Each is (rows, model) or (rows, model, counts)."""
+    rows, pairs = evaluation.rows, list(zip(evaluation.base, evaluation.tuned, strict=True))
+    references = [row.reference for row in rows]
+
+    def both(value: Callable[[Judged], float]) -> NDArray[np.float64]:
+        return np.array([[value(one) for one in pair] for pair in pairs], dtype=np.float64)
+
+    def same(values: Sequence[int]) -> NDArray[np.float64]:
+        return np.array([[value] * len(MODELS) for value in values], dtype=np.float64)
+
+    def counts(metric: text_metrics.CorpusMetric) -> NDArray[np.float64]:
+        models = (evaluation.base, evaluation.tuned)
+        return np.stack([metric.counts([one.answer for one in model], references) for model in models], axis=1)
+
+    return {
+        "rows": same([1] * len(rows)),
+        "tokens": same([len(row.example.completion) for row in rows]),
+        "bytes": same([row.text_bytes for row in rows]),
+        "nll": both(lambda one: one.nll),
+        "text_nll": both(lambda one: one.text_nll),
+        "exact_match": both(lambda one: one.scores["exact_match"]),
+        "rouge1": both(lambda one: one.scores["rouge1"]),
+        "rouge2": both(lambda one: one.scores["rouge2"]),
+        "rougeL": both(lambda one: one.scores["rougeL"]),
+        "bleu": counts(text_metrics.bleu),
+        "chrf": counts(text_metrics.chrf),
     }
-    return _rounded(
-        artifacts.finite(
-            {
-                "base": of_base,
-                "tuned": of_tuned,
-                "difference": difference,
-                "interval": _intervals(rows, base, tuned, params, seed),
-                "by_category": {
-                    category: {
-                        "rows": len(places),
-                        "base_exact_match": float(base["exact_match"].iloc[places].mean()),
-                        "tuned_exact_match": float(tuned["exact_match"].iloc[places].mean()),
-                    }
-                    for category, places in _categories(rows).items()
-                },
-                "signature": text_metrics.signatures(),
-            }
-        )
-    )
 
 
-def _intervals(
-    rows: Sequence[Row], base: pd.DataFrame, tuned: pd.DataFrame, params: EvaluateParams, seed: int
-) -> dict[str, Any]:
-    """95 % intervals of the differences, for every figure that is a ratio of sums over rows."""
-    ones = [1.0] * len(rows)
-    tokens = [float(len(row.example.completion)) for row in rows]
-    bits = [row.text_bytes * BITS for row in rows]
-    sources = {name: (name, ones, statistics.ratio) for name in ROW_FIGURES}
-    sources["perplexity"] = ("nats", tokens, statistics.exponential)
-    if sum(bits):
-        sources["bits_per_byte"] = ("text_nats", bits, statistics.ratio)
-    groups = [row.group for row in rows]
-    found = {
-        name: statistics.paired_interval(
-            list(base[column]), list(tuned[column]), weights, groups, params.resamples, seed, figure
-        )
-        for name, (column, weights, figure) in sources.items()
+def figures(sums: Sums) -> Sums:
+    """The figures of both models, (…, model), out of sums over rows: all rows, a category's, or a resample's."""
+    from stages.lib.scoring import bits_per_byte, perplexity
+
+    return {
+        "perplexity": perplexity(sums["nll"], sums["tokens"]),
+        "bits_per_byte": bits_per_byte(sums["text_nll"], sums["bytes"]),
+        **{name: sums[name] / sums["rows"] for name in ("exact_match", "rouge1", "rouge2", "rougeL")},
+        "bleu": text_metrics.bleu.score(sums["bleu"]),
+        "chrf": text_metrics.chrf.score(sums["chrf"]),
     }
-    return {name: {"low": one.low, "high": one.high} for name, one in found.items() if one is not None}
 
 
-def by_category(rows: Sequence[Row], base: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
-    """One line a category: rows, and the figures of both models."""
-    lines = []
-    for category, places in _categories(rows).items():
-        some = [rows[place] for place in places]
-        both = {"base": figures(some, base.iloc[places]), "tuned": figures(some, tuned.iloc[places])}
-        line: dict[str, Any] = {"category": category, "rows": len(places)}
-        for name in ("exact_match", "rougeL", "bits_per_byte"):
-            line |= {f"{who}_{name}": both[who][name] for who in both}
-        lines.append(_rounded(line))
-    return pd.DataFrame(lines)
-
-
-def _categories(rows: Sequence[Row]) -> dict[str, list[int]]:
-    places: dict[str, list[int]] = {}
-    for place, row in enumerate(rows):
-        places.setdefault(row.category, []).append(place)
-    return dict(sorted(places.items()))
-
-
-def predictions(rows: Sequence[Row], base: pd.DataFrame, tuned: pd.DataFrame) -> pa.Table:
-    """One line a row: what was asked, what both answered, and every score."""
-    known = pd.DataFrame(
-        {
-            "id": [row.id for row in rows],
-            "category": [row.category for row in rows],
-            "group": [row.group for row in rows],
-            "prompt": [row.prompt for row in rows],
-            "reference": [row.reference for row in rows],
-            "tokens": [len(row.example.completion) for row in rows],
-            "bytes": [row.text_bytes for row in rows],
+def report(evaluation: Evaluation, found: Columns, params: EvaluateParams, seed: int) -> dict[str, Any]:
+    """The content of reports/eval.json. A figure that is not defined on these rows is left out."""
+    values = figures(totals(found))
+    models = {
+        name: {
+            "rows": len(evaluation.rows),
+            "truncated_answers": sum(one.finish == "length" for one in judged),
+            **{figure: float(value[place]) for figure, value in values.items()},
         }
-    )
-    renamed = {"nats": "nll", "text_nats": "text_nll"}
-    both = [one.rename(columns=renamed).add_prefix(f"{who}_") for who, one in (("base", base), ("tuned", tuned))]
-    return pa.Table.from_pandas(pd.concat([known, *both], axis=1), preserve_index=False).replace_schema_metadata()
+        for place, (name, judged) in enumerate(zip(MODELS, (evaluation.base, evaluation.tuned), strict=True))
+    }
+    content = {
+        **models,
+        "difference": {name: float(value[1] - value[0]) for name, value in values.items()},
+        "interval": _intervals(found, [row.group for row in evaluation.rows], params.resamples, seed),
+        "by_category": {
+            line["category"]: {name: line[name] for name in ("rows", "base_exact_match", "tuned_exact_match")}
+            for line in by_category(evaluation, found)
+        },
+        "left_out": evaluation.left_out,
+        "signature": {"bleu": text_metrics.bleu.signature, "chrf": text_metrics.chrf.signature},
+    }
+    return _rounded(artifacts.finite(content))
+
+
+def _intervals(found: Columns, groups: Sequence[str], resamples: int, seed: int) -> dict[str, dict[str, float]]:
+    """95 % intervals of the differences, tuned − base. One group is no sample to draw from."""
+    if len(set(groups)) < 2:
+        return {}
+    drawn = figures(resampled_totals(found, groups, resamples, seed))
+    bounds = {name: interval(value[:, 1] - value[:, 0]) for name, value in drawn.items()}
+    return {name: {"low": bound[0], "high": bound[1]} for name, bound in bounds.items() if bound}
+
+
+def by_category(evaluation: Evaluation, found: Columns) -> list[dict[str, Any]]:
+    """The lines of reports/eval_by_category.csv."""
+    categories = np.array([row.category for row in evaluation.rows])
+    lines = []
+    for category in sorted(set(categories.tolist())):
+        members = categories == category
+        values = figures(totals({name: column[members] for name, column in found.items()}))
+        line: dict[str, Any] = {"category": category, "rows": int(members.sum())}
+        for figure in CATEGORY_FIGURES:
+            line |= {f"{model}_{figure}": float(values[figure][place]) for place, model in enumerate(MODELS)}
+        lines.append(_rounded(artifacts.finite(line)))
+    return lines
+
+
+def predictions(evaluation: Evaluation) -> pa.Table:
+    """One line a row: what was asked, what each model answered, and every score."""
+    lines = []
+    for row, *judged in evaluation.pairs():
+        line = {name: getattr(row, name) for name in ("id", "category", "group", "prompt", "reference")}
+        line |= {"tokens": len(row.example.completion), "bytes": row.text_bytes}
+        for model, one in zip(MODELS, judged, strict=True):
+            own = {name: getattr(one, name) for name in ("answer", "finish", "tokens", "nll", "text_nll")}
+            line |= {f"{model}_{name}": value for name, value in (own | dict(one.scores)).items()}
+        lines.append(_rounded(line))
+    return pa.Table.from_pylist(lines, schema=SCHEMA)
 
 
 def _rounded(value: Any) -> Any:
+    """Six significant digits: more than matters, and fewer than the noise of fp32 sums reaches."""
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
-    return round(value, DIGITS) if isinstance(value, float) else value
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Lines as CSV; a figure that is not defined is an empty cell."""
+    names = ["category", "rows", *(f"{model}_{figure}" for figure in CATEGORY_FIGURES for model in MODELS)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def summary(content: Mapping[str, Any]) -> str:
+    """What came in, how it went, where it is."""
+    shown = [("exact match", "exact_match", ".1%"), ("bits per byte", "bits_per_byte", ".3f"), ("chrF", "chrf", ".1f")]
+    changes = [
+        f"{words} {content['base'][name]:{form}} → {content['tuned'][name]:{form}}"
+        for words, name, form in shown
+        if name in content["difference"]
+    ]
+    cut = content["tuned"]["truncated_answers"]
+    parts = [
+        f"{content['tuned']['rows']:,} rows judged",
+        *changes,
+        *([f"{cut:,} tuned answers cut off"] if cut else []),
+    ]
+    return f"evaluate: {' · '.join(parts)} → {PREDICTIONS}/"
 
 
 def main() -> None:
     """Run the stage."""
     params, seed = load(EvaluateParams), load_seed()
-    from stages.lib import models
-
-    pinned = load_pinned(BASE)
-    tokenizer = load_tokenizer(BASE)
-    ending = read_ending(PROMPTS / "template.json", pinned, tokenizer)
-    rows = read_rows(PROMPTS / "test.parquet", tokenizer, ending, params.rows, seed)
-    dtype = models.dtype_for(params.precision)
     with runtime.measured("evaluate") as timings, artifacts.replacing(PREDICTIONS) as out:
-        base = judge(rows, lambda: models.load_base(pinned, dtype), ending, params, "base")
-        tuned = judge(rows, lambda: models.load_tuned(pinned, ADAPTER, dtype), ending, params, "tuned")
-        table = predictions(rows, base, tuned)
+        evaluation = evaluate(PROMPTS, BASE, ADAPTER, params, seed)
+        table = predictions(evaluation)
         artifacts.write_parquet(out / "predictions.parquet", table)
         artifacts.write_jsonl(out / "predictions.jsonl", table.to_pylist())
-        timings |= {"device": str(models.device()), "precision": str(dtype).removeprefix("torch.")}
-    report = compare(rows, base, tuned, params, seed)
-    artifacts.write_json(REPORT, report)
-    artifacts.write_text(BY_CATEGORY, by_category(rows, base, tuned).to_csv(index=False, lineterminator="\n"))
-    print(summary(report))
-
-
-def summary(report: dict[str, Any]) -> str:
-    """What was judged, and how it went."""
-    base, tuned = report["base"], report["tuned"]
-    return (
-        f"evaluate: {base['rows']:,} rows · exact match {base['exact_match']:.1%} → {tuned['exact_match']:.1%} · "
-        f"bits per byte {base['bits_per_byte']:.3f} → {tuned['bits_per_byte']:.3f} · "
-        f"{tuned['truncated_answers']} answers cut → {PREDICTIONS}"
-    )
+        found = columns(evaluation)
+        content = report(evaluation, found, params, seed)
+        timings |= {"rows": table.num_rows, "device": evaluation.device, "precision": evaluation.precision}
+    artifacts.write_json(REPORT, content)
+    artifacts.write_text(BY_CATEGORY, _csv(by_category(evaluation, found)))
+    too_long = evaluation.left_out["too_long"]
+    if too_long:
+        warn(f"{too_long:,} test rows are not judged: with an answer they are longer than the model can read.")
+    print(summary(content))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Write the page that a reviewer reads: what changed, how surely, on which data, and answers to judge by eye.
 
-Reads   reports/{validate,split,tokenize,train,eval,merge}.json, reports/{train_loss,eval_loss,eval_by_category,
-        length_histogram}.csv, data/predictions/predictions.parquet, models/base/base.json
+Reads   reports/{validate,split,format,tokenize,train,eval,merge}.json,
+        reports/{train_loss,eval_loss,eval_by_category,length_histogram}.csv,
+        data/predictions/predictions.parquet, models/base/base.json
 Writes  reports/index.html (one file, opens offline)
 
 Only the base and the evaluation must be there: a section whose stage has not run says so.
@@ -12,7 +13,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -33,7 +33,7 @@ PAGE = REPORTS / "index.html"
 
 SPLITS = ("train", "validation", "test")
 METHODS = {"lora": "LoRA", "qlora": "QLoRA, on a 4-bit base", "full": "Full fine-tuning"}
-CATEGORY_METRICS = ("exact_match", "chrf", "bits_per_byte")  # more would not fit a reader's eye
+MOST_FILES = 20  # in the table of raw files
 FEW_ROWS = 30  # a rate over fewer moves by more than 3 points with one answer
 
 Report = Mapping[str, Any] | None  # None: the stage has not run
@@ -109,8 +109,9 @@ def report(root: Path, params: ReportParams) -> str:
     evaluation = artifacts.read_json(reports / "eval.json", made_by="evaluate")
     base = artifacts.read_json(root / BASE, made_by="base")
     answers = read_answers(root / PREDICTIONS)
-    validate, split, tokenize, train, merge = (
-        _read_json(reports / f"{stage}.json", stage) for stage in ("validate", "split", "tokenize", "train", "merge")
+    validate, split, format_, tokenize, train, merge = (
+        _read_json(reports / f"{stage}.json", stage)
+        for stage in ("validate", "split", "format", "tokenize", "train", "merge")
     )
     comparisons = compare(evaluation["base"], evaluation["tuned"], evaluation.get("interval", {}))
     categories = read_categories(reports / "eval_by_category.csv")
@@ -124,6 +125,8 @@ def report(root: Path, params: ReportParams) -> str:
         split=split,
         funnel=funnel(validate, split, tokenize),
         rejects=rejects(validate),
+        files=files(validate),
+        remarks=remarks(validate, format_),
         tokenize=tokenize,
         lengths=lengths(reports / "length_histogram.csv"),
         train=train,
@@ -204,8 +207,8 @@ def funnel(validate: Report, split: Report, tokenize: Report) -> list[Step]:
         steps += [Step(name.capitalize(), split[name]["rows"], note) for name, note in notes.items()]
     if tokenize is not None and "examples" in tokenize["train"]:
         dropped = tokenize["train"]["rows"] - tokenize["train"]["examples"]
-        note = f"{dropped:,} longer than tokenize.max_length" if dropped else ""
-        steps.append(Step("Trained on", tokenize["train"]["examples"], note))
+        too_long = f"{dropped:,} longer than tokenize.max_length" if dropped else ""
+        steps.append(Step("Trained on", tokenize["train"]["examples"], too_long))
     return steps
 
 
@@ -218,11 +221,36 @@ def rejects(validate: Report) -> list[tuple[str, str, int]]:
     return [(code, meanings.get(code, ""), rows) for code, rows in counts if rows]
 
 
+def files(validate: Report) -> list[tuple[str, Mapping[str, int]]]:
+    """The raw files with their rows read, kept and rejected: most rejects first, and no more than MOST_FILES."""
+    by_file = {} if validate is None else validate.get("by_file", {})
+    return sorted(by_file.items(), key=lambda item: (-item[1]["rejected"], item[0]))[:MOST_FILES]
+
+
+def remarks(validate: Report, format_: Report) -> list[str]:
+    """What else a reader should know of the data."""
+    found = []
+    if validate is not None:
+        conflicts = validate.get("conflicts", {"questions": 0})
+        if conflicts["questions"]:
+            found.append(
+                f"Questions met with answers that differ: {conflicts['questions']:,}, in {conflicts['rows']:,} rows; "
+                "validate.conflicting_answers says which of them stay."
+            )
+        flagged = ", ".join(f"{kind} {rows:,}" for kind, rows in sorted(validate.get("flagged", {}).items()))
+        if flagged:
+            found.append(f"Kept, with a finding flagged or made unreadable, in rows: {flagged}.")
+    if format_ is not None:
+        rejected = format_["rows"]["rejected"]
+        refused = f"; {rejected:,} rows could not be written with it" if rejected else ""
+        found.append(f"Rows become prompts by the template {format_['template']}{refused}.")
+    return found
+
+
 def lengths(path: Path) -> list[tuple[str, Markup]]:
     """The name and a histogram of the tokens in a row, for every split that has rows."""
     rows = [(row["split"], int(row["tokens_from"]), int(row["rows"])) for row in _read_csv(path)]
-    edges = sorted({low for _, low, _ in rows})
-    width = min((high - low for low, high in pairwise(edges)), default=1)
+    width = math.gcd(*(low for _, low, _ in rows)) or 1  # empty bars are not written
     bins: dict[str, list[charts.Bin]] = {split: [] for split in SPLITS}
     for split, low, count in rows:
         if count:
@@ -249,12 +277,12 @@ def curves(reports: Path, train: Report) -> dict[str, Any]:
 
 
 def read_categories(path: Path) -> list[Category]:
-    """The categories of eval_by_category.csv, in its order, with the metrics that fit the page."""
+    """The categories of eval_by_category.csv, in its order."""
     categories = []
     for row in _read_csv(path):
-        figures = {column: _number(text) for column, text in row.items() if column.startswith(("base_", "tuned_"))}
         base, tuned = (
-            {name: figures.get(f"{model}_{name}") for name in CATEGORY_METRICS} for model in ("base", "tuned")
+            {metric.name: _number(row.get(f"{model}_{metric.name}", "")) for metric in METRICS}
+            for model in ("base", "tuned")
         )
         comparisons = {comparison.metric.name: comparison for comparison in compare(base, tuned, {})}
         categories.append(Category(row["category"], int(row["rows"]), comparisons))

@@ -64,6 +64,8 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
         UserError: when there is nothing to train, the base or device cannot do what params ask, or memory runs out.
         Terminated: on SIGTERM, after a checkpoint was saved.
     """
+    from transformers import PrinterCallback
+
     from stages.lib import models
     from stages.lib.trainer import PackedCollator, PackedTrainer, Progress, SafeCheckpoints, curve
 
@@ -87,6 +89,7 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
             peft_config=_lora(params) if params.method != "full" else None,
             callbacks=[progress, SafeCheckpoints(), *_early_stopping(params, judged)],
         )
+    trainer.remove_callback(PrinterCallback)
     resume = checkpoints.latest(state)
     print(f"train: resuming {state.name} at {resume.name}" if resume else f"train: starting {state.name} afresh")
     with _memory_errors_in_words(params, manifest["max_length"]):
@@ -231,7 +234,10 @@ def _save(model: Any, pinned: Pinned, base: Path, packed: Path, out: Path, param
         model.peft_config["default"].base_model_name_or_path = pinned.name
         if pinned.source == "hub":
             model.peft_config["default"].revision = pinned.revision
-    model.save_pretrained(out)
+        # Only embeddings that were trained would have to be saved; peft would ask the hub whether they were.
+        model.save_pretrained(out, save_embedding_layers=False)
+    else:
+        model.save_pretrained(out)
     (out / "README.md").unlink(missing_ok=True)  # peft's empty model card
     if params.method != "full":
         # peft keeps module names in a set, whose order changes with the hash seed of the process.

@@ -150,9 +150,7 @@ def _conflicts(rows: Iterable[Row]) -> list[list[Row]]:
     return [together for together in askers.values() if len(together) > 1]
 
 
-def _settle(
-    rows: list[Row], conflicts: list[list[Row]], latest: Mapping[str, int], ledger: Ledger
-) -> list[Row]:
+def _settle(rows: list[Row], conflicts: list[list[Row]], latest: Mapping[str, int], ledger: Ledger) -> list[Row]:
     """Keep of each conflict what `conflicting_answers` says."""
     policy = ledger.params.conflicting_answers
     if policy == "keep-all" or not conflicts:
@@ -160,8 +158,8 @@ def _settle(
     if policy == "fail":
         places = [", ".join(row.raw.place for row in together) for together in conflicts]
         raise UserError(
-            f"{RAW}: {len(conflicts):,} questions have more than one answer, and validate.conflicting_answers is fail. "
-            f"Decide on one answer each, or set keep-all, first or newest in params.yaml.{_listed(places)}"
+            f"{RAW}: validate.conflicting_answers is fail, but some questions have more than one answer "
+            f"({len(conflicts):,}). Decide on one each, or set keep-all, first or newest in params.yaml.{_listed(places)}"
         )
     losers = set()
     for together in conflicts:
@@ -297,7 +295,9 @@ def _check_only(files: Iterable[Path], params: ValidateParams) -> None:
 def main() -> None:
     """Run the stage, or only check the files that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m stages.validate", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", nargs="+", type=Path, metavar="FILE", help="only tell what is wrong with these files")
+    parser.add_argument(
+        "--check", nargs="+", type=Path, metavar="FILE", help="only tell what is wrong with these files"
+    )
     arguments = parser.parse_args()
     params = load(ValidateParams)
     _require_known_columns(params)
@@ -311,13 +311,13 @@ def main() -> None:
             rejects.write(out / "rejected.jsonl", outcome.rejected)
         artifacts.write_json(REPORT, outcome.metrics)
         figures["rows"] = outcome.metrics["rows"]["read"]
+    for name, count in outcome.metrics["unused_fields"].items():
+        warn(f'nothing reads the field "{name}" (rows that have it: {count:,}).')
     print(_summary(outcome.metrics))
 
 
 def _summary(metrics: Mapping[str, Any]) -> str:
     rows = metrics["rows"]
-    for name, count in metrics["unused_fields"].items():
-        warn(f'nothing reads the field "{name}", which {count:,} rows have.')
     reasons = f" ({rejects.summary(metrics['rejected'])})" if rows["rejected"] else ""
     return (
         f"validate: {rows['read']:,} read · {rows['kept']:,} kept · {rows['rejected']:,} rejected{reasons} "

@@ -18,24 +18,34 @@ from stages.lib.errors import UserError
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `target` when the block ends well, and vanishes when it does not."""
-    work = target.with_name(f".{target.name}.part")
-    shutil.rmtree(work, ignore_errors=True)
+    """Yield an empty folder that becomes `target` when the block ends well, and vanishes when it does not.
+
+    An old `target` is moved aside before it is deleted, so that it is never seen half deleted.
+    """
+    work, old = (target.with_name(f".{target.name}.{state}.part") for state in ("new", "old"))
+    for leftover in (work, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     work.mkdir(parents=True)
     try:
         yield work
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            target.replace(old)
         work.replace(target)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 with Unix line ends, atomically."""
+    """Write UTF-8 with Unix line ends, atomically.
+
+    A lone surrogate can reach us from raw JSON (\\ud83d) or a file's name, and has no UTF-8 form: it is written as its
+    escape, which is also JSON's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.part")
     try:
-        work.write_text(text, encoding="utf-8", newline="\n")
+        work.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
         os.replace(work, path)
     finally:
         work.unlink(missing_ok=True)
@@ -57,23 +67,30 @@ def finite(metrics: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def read_json(path: Path, made_by: str) -> Any:
-    """Read a JSON file that an earlier stage wrote; say which one to run when it is missing or damaged."""
+@contextmanager
+def _reading(path: Path, made_by: str) -> Iterator[None]:
+    """Say which stage to run when a file that it wrote is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        yield
     except FileNotFoundError:
         raise UserError(f"{path} is missing. Run `dvc repro {made_by}` first.") from None
-    except ValueError:
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's; Arrow's own, for a file that ends too early, bears no number
         raise UserError(f"{path} is damaged. Run `dvc repro -f {made_by}` to write it again.") from None
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """Read a JSON file that an earlier stage wrote."""
+    with _reading(path, made_by):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line, keys in the order given."""
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         for row in rows:
-            # A lone surrogate can reach us from raw JSON (\ud83d) and has no UTF-8 form.
-            line = json.dumps(row, ensure_ascii=False, allow_nan=False)
-            file.write(line.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
@@ -82,29 +99,22 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 
 def read_parquet(path: Path, made_by: str) -> pa.Table:
-    """Read a Parquet file that an earlier stage wrote; say which one to run when it is missing or damaged."""
-    try:
+    """Read a Parquet file that an earlier stage wrote."""
+    with _reading(path, made_by):
         return pq.read_table(path, partitioning=None)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing. Run `dvc repro {made_by}` first.") from None
-    except pa.ArrowInvalid:
-        raise UserError(f"{path} is damaged. Run `dvc repro -f {made_by}` to write it again.") from None
 
 
 def write_arrow(path: Path, table: pa.Table) -> None:
     """Write an Arrow IPC stream, which `datasets.Dataset.from_file` maps into memory."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=1024)
+        # Batches follow the table's chunks, which follow from how it was put together: one chunk, equal bytes.
+        writer.write_table(table.combine_chunks(), max_chunksize=1024)
 
 
 def read_arrow(path: Path, made_by: str) -> pa.Table:
     """Memory-map an Arrow IPC stream that an earlier stage wrote."""
-    try:
+    with _reading(path, made_by):
         return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing. Run `dvc repro {made_by}` first.") from None
-    except pa.ArrowInvalid:
-        raise UserError(f"{path} is damaged. Run `dvc repro -f {made_by}` to write it again.") from None
 
 
 def sha256(path: Path) -> str:

@@ -3,12 +3,15 @@
 A question is given away when one training row holds at least a given share of its words in runs of eight (the measure
 of Tülu 3, arXiv:2411.15124; eight words after PaLM, arXiv:2204.02311). As in `dedupe`, only what a text says of its own
 counts: words inside runs that stand in more than `MANY` rows are the task's instruction, and would condemn every row of
-a task-shaped set. Where fewer than eight words are a question's own, all of them must be there; a question without a
-run of eight, or without own words, must be asked word for word.
+a task-shaped set. A question with fewer than eight words of its own must be asked word for word: of "… Mammal or fish?
+Whale" each run but one stands in every other row.
+
+A benchmark's question that more than `MANY` rows repeat would pass for an instruction, so there a row that holds the
+whole of it is a leak, too. A mere part of it that so many rows hold is not seen.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +19,8 @@ from numpy.typing import NDArray
 
 from stages.lib.records import Record
 from stages.lib.words import Hashes, hashed, ngrams, words
+
+Places = NDArray[np.int64]
 
 RUN = 8  # words
 MANY = 10  # rows, training rows and questions together
@@ -35,10 +40,21 @@ def asked(text: str, own: str | None) -> str:
     return own if own is not None and len(words(own)) >= RUN else text
 
 
-def leaks(training: Sequence[Record], questions: Sequence[str], threshold: float) -> list[Leak]:
+def leaks(
+    training: Sequence[Record], questions: Sequence[str], threshold: float, are_benchmarks: bool = False
+) -> list[Leak]:
     """The training rows that give away a question, in order; each with the question that it gives away most of."""
+    search = _Search.over(training, questions)
+    found = [*_asked_word_for_word(training, questions), *_held_in_part(search, threshold)]
+    if are_benchmarks:
+        found += _held_whole(search)
+    return worst_of_each(found)
+
+
+def worst_of_each(found: Iterable[Leak]) -> list[Leak]:
+    """For each row, in order, the question that it gives away most of; the first of equals."""
     worst: dict[int, Leak] = {}
-    for leak in [*_asked_word_for_word(training, questions), *_held_in_runs(training, questions, threshold)]:
+    for leak in found:
         if leak.row not in worst or leak.share > worst[leak.row].share:
             worst[leak.row] = leak
     return [worst[row] for row in sorted(worst)]
@@ -55,40 +71,43 @@ def _asked_word_for_word(training: Sequence[Record], questions: Sequence[str]) -
                 break
 
 
-def _held_in_runs(training: Sequence[Record], questions: Sequence[str], threshold: float) -> Iterator[Leak]:
-    wanted = hashed(questions)
-    starts, runs = ngrams(wanted, wanted.hashes, RUN)
-    owners = wanted.owners()
-    rows, held = _runs_held(training, runs)
-    is_common = _stand_in_many(np.concatenate([rows, len(training) + owners[starts]]), np.concatenate([held, runs]))
-    is_own = np.ones(len(owners), dtype=bool)
-    for start in starts[is_common[len(rows) :]]:
-        is_own[start : start + RUN] = False
-    total = np.bincount(owners[is_own], minlength=len(questions))
+@dataclass(frozen=True)
+class _Search:
+    """Runs of words in questions, and where training rows hold them."""
 
-    places = defaultdict(list)
-    for start, run in zip(starts.tolist(), runs.tolist(), strict=True):
-        places[run].append(start)
-    found: dict[tuple[int, int], set[int]] = defaultdict(set)
-    rare = ~is_common[: len(rows)]
-    for row, run in zip(rows[rare].tolist(), held[rare].tolist(), strict=True):
-        for start in places[run]:
-            found[row, int(owners[start])].update(range(start, start + RUN))
-    for (row, question), positions in found.items():
-        share = int(is_own[list(positions)].sum()) / max(1, int(total[question]))
-        if share >= (threshold if total[question] >= RUN else 1):
-            yield Leak(row, question, share)
+    places: Places  # of each run of a question: where its first word stands, all questions end to end
+    runs: Hashes
+    questions: Places  # the question of each run
+    is_own: NDArray[np.bool_]  # for each word of the questions: is it in no run that many rows share?
+    own_words: Places  # for each question
+    rows: Places  # of each run held by a training row, in the order of the rows: the row
+    held: Hashes
+    is_rare: NDArray[np.bool_]  # whether few rows share it
+
+    @classmethod
+    def over(cls, training: Sequence[Record], questions: Sequence[str]) -> "_Search":
+        wanted = hashed(questions)
+        places, runs = ngrams(wanted, wanted.hashes, RUN)
+        owners = wanted.owners()
+        rows, held = _runs_held(training, runs)
+        asking = len(training) + owners[places]
+        is_common = _stand_in_many(np.concatenate([rows, asking]), np.concatenate([held, runs]))
+        is_own = np.ones(len(owners), dtype=bool)
+        for place in places[is_common[len(rows) :]]:
+            is_own[place : place + RUN] = False
+        own_words = np.bincount(owners[is_own], minlength=len(questions))
+        return cls(places, runs, owners[places], is_own, own_words, rows, held, ~is_common[: len(rows)])
 
 
-def _runs_held(training: Sequence[Record], runs: Hashes) -> tuple[NDArray[np.int64], Hashes]:
+def _runs_held(training: Sequence[Record], runs: Hashes) -> tuple[Places, Hashes]:
     """The wanted runs that stand in training rows, questions and answers alike, with the row of each."""
-    held = hashed("\n".join(message.content for message in record.messages) for record in training)
-    starts, found = ngrams(held, held.hashes, RUN)
+    texts = hashed("\n".join(message.content for message in record.messages) for record in training)
+    places, found = ngrams(texts, texts.hashes, RUN)
     is_wanted = np.isin(found, runs)
-    return held.owners()[starts[is_wanted]], found[is_wanted]
+    return texts.owners()[places[is_wanted]], found[is_wanted]
 
 
-def _stand_in_many(owners: NDArray[np.int64], runs: Hashes) -> NDArray[np.bool_]:
+def _stand_in_many(owners: Places, runs: Hashes) -> NDArray[np.bool_]:
     """For each run: does it stand in more than `MANY` of the owners?"""
     if not len(runs):
         return np.zeros(0, dtype=bool)
@@ -96,3 +115,37 @@ def _stand_in_many(owners: NDArray[np.int64], runs: Hashes) -> NDArray[np.bool_]
     span = int(owners.max()) + 1
     once = np.unique(kind * span + owners) // span
     return (np.bincount(once) > MANY)[kind]
+
+
+def _held_in_part(search: _Search, threshold: float) -> Iterator[Leak]:
+    places = defaultdict(list)
+    for number, run in enumerate(search.runs.tolist()):
+        places[run].append(number)
+    found: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for row, run in zip(search.rows[search.is_rare].tolist(), search.held[search.is_rare].tolist(), strict=True):
+        for number in places[run]:
+            first = int(search.places[number])
+            found[row, int(search.questions[number])].update(range(first, first + RUN))
+    for (row, question), held in found.items():
+        own = int(search.own_words[question])
+        if own >= RUN and (share := int(search.is_own[list(held)].sum()) / own) >= threshold:
+            yield Leak(row, question, share)
+
+
+def _held_whole(search: _Search) -> Iterator[Leak]:
+    """Rows that hold every run of a question without a word of its own, if that is repeated as one piece.
+
+    Of an instruction with an input that many rows begin with, the input's runs stand in far fewer rows than the others.
+    """
+    order = np.argsort(search.held, kind="stable")
+    first, last = (np.searchsorted(search.held[order], search.runs, side=side) for side in ("left", "right"))
+    held_by = last - first
+    for question in np.unique(search.questions[search.own_words[search.questions] == 0]).tolist():
+        its = np.nonzero(search.questions == question)[0]
+        rarest = its[np.argmin(held_by[its])]
+        if held_by[its].max() > 2 * held_by[rarest]:
+            continue
+        for row in np.unique(search.rows[order[first[rarest] : last[rarest]]]).tolist():
+            begin, end = np.searchsorted(search.rows, [row, row + 1])
+            if np.isin(search.runs[its], search.held[begin:end]).all():
+                yield Leak(row, question, 1.0)

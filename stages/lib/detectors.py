@@ -21,7 +21,7 @@ class Detector:
     kind: str  # what a tag says after `secret:` or `personal-data:`
     code: Code
     mask: str  # what redaction puts in its place
-    hint: str  # stands in every text that the pattern matches; looked for first, because that is fast
+    hint: str  # stands in every text that the pattern matches, in lower case; looked for first, because that is fast
     pattern: re.Pattern[str]
     proves: Callable[[Match], bool]
 
@@ -38,10 +38,11 @@ class Finding:
 def find(text: str) -> Iterator[Finding]:
     """Everything that looks like a secret or personal data, from left to right, none inside another."""
     plain = text.translate(_HALF_WIDTH)  # one character for one, so that positions stay
+    lower = plain.lower()
     found = [
         (match.start(), -match.end(), rank)
         for rank, detector in enumerate(DETECTORS)
-        if detector.hint in plain
+        if detector.hint in lower
         for match in detector.pattern.finditer(plain)
         if detector.proves(match)
     ]
@@ -133,21 +134,21 @@ def _personal(kind: str, mask: str, hint: str, pattern: str, proves: Callable[[M
 DETECTORS: tuple[Detector, ...] = (
     _secret(
         "private-key",
-        "PRIVATE KEY",
+        "private key",
         r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
         r"(?:[\s\S]*?-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----|[0-9A-Za-z+/=\s]*)",
     ),
-    _secret("aws-key", "A", _STARTS + r"A(?:KIA|SIA|BIA|CCA)[0-9A-Z]{16}" + _ENDS),
+    _secret("aws-key", "a", _STARTS + r"A(?:KIA|SIA|BIA|CCA)[0-9A-Z]{16}" + _ENDS),
     _secret(
         "aws-secret",
-        "",
+        "aws",
         r"(?i:aws.{0,20}secret.{0,20}?)[\"'=:\s]{1,5}[0-9A-Za-z/+]{40}(?![0-9A-Za-z/+=])",
     ),
     _secret("github-token", "_", _STARTS + r"(?:gh[opsur]_[0-9A-Za-z]{36,255}|github_pat_\w{22,255})" + _ENDS),
     _secret("slack-token", "x", _STARTS + r"(?:xox[abeoprs]|xapp)-[0-9A-Za-z-]{10,255}"),
     _secret("openai-key", "sk-", _STARTS + r"sk-[0-9A-Za-z_-]{20,255}", _is_key),
     _secret("hugging-face-token", "hf_", _STARTS + r"hf_[0-9A-Za-z]{30,255}" + _ENDS),
-    _secret("jwt", "eyJ", _STARTS + r"eyJ[\w-]{8,4000}\.eyJ[\w-]{8,4000}\.[\w-]{8,4000}"),
+    _secret("jwt", "eyj", _STARTS + r"eyJ[\w-]{8,4000}\.eyJ[\w-]{8,4000}\.[\w-]{8,4000}"),
     _personal(
         "email",
         "[EMAIL]",

@@ -1,9 +1,12 @@
 """How a stage fails: a sentence for the person who can fix it, and a traceback only for our own bugs."""
 
 import errno
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import stages
 
@@ -20,9 +23,10 @@ def warn(sentence: str) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a stage's `main` and turn what the user can fix into one sentence and exit code 1.
 
-    Ctrl-C and SIGTERM exit with 130 and 143, as shells expect. Any other exception is a bug of ours and keeps its
-    traceback.
+    Ctrl-C and SIGTERM exit with 130 and 143, as shells expect, and let the stage remove what it had half written. Any
+    other exception is a bug of ours and keeps its traceback.
     """
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         _refuse_foreign_code()
         main()
@@ -30,14 +34,25 @@ def run(main: Callable[[], None]) -> None:
         _stop(str(error))
     except KeyboardInterrupt:
         _stop("interrupted; outputs are written whole or not at all, so `dvc repro` carries on from here.", code=130)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not is_disk_full(error):
             raise
-        place = error.filename or Path.cwd()
+        place = getattr(error, "filename", None) or Path.cwd()
         _stop(
-            f"the disk is full ({place}). Free some space (`dvc gc --workspace --all-commits --dry` shows what "
-            "DVC could drop), then run `dvc repro` again: nothing half-written was left."
+            f"the disk is full ({place}). Free some space (`dvc gc --workspace --all-experiments --all-branches "
+            "--all-tags --dry` shows what DVC could drop), then run `dvc repro` again: nothing half-written was left."
         )
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether the disk, or the user's share of it, was too small; libraries in Rust and C++ wrap the error in theirs."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _refuse_foreign_code() -> None:

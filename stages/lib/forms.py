@@ -75,7 +75,9 @@ def question_of(row: Any) -> Question | None:
     return next((Question(texts[key], None) for key in ("prompt", "question", "text") if key in texts), None)
 
 
-class _Unfit(Exception):  # noqa: N818 (ends the reading of a row; nobody sees it)
+class _Unfit(Exception):
+    """Ends the reading of a row that cannot become a record."""
+
     def __init__(self, code: Code, reason: str, **detail: Any) -> None:
         super().__init__(reason)
         self.reject = Reject(code, reason, detail)

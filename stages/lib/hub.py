@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from stages.lib.errors import UserError, warn
+from stages.lib.errors import UserError, is_disk_full, warn
 
 TOKENIZER_AND_CONFIG = (
     "config.json",
@@ -36,23 +36,21 @@ def fetch(name: str, revision: str | None) -> tuple[Path, str]:
     Raises:
         UserError: when model or revision does not exist, may not be read, or holds no safetensors weights.
     """
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from httpx2 import HTTPError
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     asked = revision or "main"
     try:
-        commit = str(HfApi().model_info(name, revision=asked).sha)
-        wanted = _wanted(name, commit)
-        folder = Path(snapshot_download(name, revision=commit, allow_patterns=wanted))
-        _remember_branch(Path(constants.HF_HUB_CACHE), name, asked, commit)
+        info = HfApi().model_info(name, revision=asked)
+        there = {file.rfilename for file in info.siblings or []}
+        wanted = _wanted(name, str(info.sha), there)
+        folder = Path(snapshot_download(name, revision=asked, allow_patterns=wanted))
     except GatedRepoError:
         raise UserError(
             f"params.yaml: base.name: {name} may only be fetched by people who accepted its terms. Accept them on "
@@ -69,22 +67,23 @@ def fetch(name: str, revision: str | None) -> tuple[Path, str]:
         ) from None
     except HFValidationError as error:
         raise UserError(f"params.yaml: base.name is {name!r}, which is no hub id: {error}") from None
-    except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
-        return _from_cache(name, asked, error)
-    return folder, commit
+    except (HTTPError, OSError) as error:
+        if is_disk_full(error):
+            raise
+        folder = _from_cache(name, asked, error)
+    return folder, folder.name
 
 
-def _wanted(name: str, commit: str) -> list[str]:
+def _wanted(name: str, commit: str, there: set[str]) -> list[str]:
     """The files to fetch at one commit: tokenizer, config, and the safetensors that make up the model."""
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    there = set(HfApi().list_repo_files(name, revision=commit))
-    wanted = [file for file in TOKENIZER_AND_CONFIG if file in there]
+    wanted = [file for file in (*TOKENIZER_AND_CONFIG, WEIGHTS, INDEX) if file in there]
     if WEIGHTS in there:
-        return [*wanted, WEIGHTS]
+        return wanted
     if INDEX in there:
         index = json.loads(Path(hf_hub_download(name, INDEX, revision=commit)).read_text(encoding="utf-8"))
-        return [*wanted, INDEX, *sorted(set(index["weight_map"].values()))]
+        return [*wanted, *sorted(set(index["weight_map"].values()))]
     pickled = sorted(file for file in there if file.endswith((".bin", ".pt", ".pth", ".h5", ".msgpack")))
     what = f"only {', '.join(pickled[:3])}, and pickled weights can run code when loaded" if pickled else "no weights"
     raise UserError(
@@ -93,25 +92,20 @@ def _wanted(name: str, commit: str) -> list[str]:
     )
 
 
-def _remember_branch(cache: Path, name: str, branch: str, commit: str) -> None:
-    """Note which commit a branch stood for, as the hub library does, so that the cache can answer without the hub."""
-    if branch != commit:
-        ref = cache / f"models--{name.replace('/', '--')}" / "refs" / branch
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        ref.write_text(commit)
-
-
-def _from_cache(name: str, revision: str, error: Exception) -> tuple[Path, str]:
+def _from_cache(name: str, revision: str, error: Exception) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    # The hub library takes a copy for whole only if nothing is missing that the patterns let through. Shards are not
+    # among them: which ones the model needs stands in the index, and the stage looks for them there.
+    files = [*TOKENIZER_AND_CONFIG, WEIGHTS, INDEX]
     try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=files))
     except LocalEntryNotFoundError:
         raise UserError(
-            f"params.yaml: base.name is {name!r}, but the hub cannot be reached ({reason}) and no copy is in the "
-            "cache. Go online once, or name a local folder or GGUF file."
+            f"params.yaml: base.name is {name!r}, but the hub cannot be reached ({reason}) and no whole copy is in "
+            "the cache. Go online once, or name a local folder or GGUF file."
         ) from None
     warn(f"the hub cannot be reached ({reason}); using the copy of {name} in the cache, {folder.name[:12]}.")
-    return folder, folder.name
+    return folder

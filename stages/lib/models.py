@@ -5,6 +5,7 @@ Always offline, safetensors only, never with code from the model's folder.
 
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,8 +121,10 @@ def weights_folder(pinned: Pinned, base: Path = BASE) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    needed = list(pinned.weights)  # the cache holds no other files of the model, and need not
     try:
-        return Path(snapshot_download(pinned.name, revision=pinned.revision, local_files_only=True))
+        folder = snapshot_download(pinned.name, revision=pinned.revision, local_files_only=True, allow_patterns=needed)
+        return Path(folder)
     except LocalEntryNotFoundError:
         raise UserError(
             f"{pinned.name} at {str(pinned.revision)[:12]} is no longer in the hub cache. Run `dvc repro -f base`."
@@ -147,9 +150,10 @@ def _load(folder: Path, config_folder: Path, dtype: torch.dtype, attention: str,
 
 
 def hush() -> None:
-    """Keep transformers' bars and notices out of logs and pipes; a person at a terminal still sees the bars."""
+    """Keep the libraries' notices to themselves, and bars out of logs and pipes; a terminal still shows the bars."""
     from transformers.utils import logging
 
+    warnings.filterwarnings("ignore", category=FutureWarning)
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     logging.set_verbosity_error()

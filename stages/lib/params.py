@@ -6,6 +6,7 @@ must be present and known: a typo stops the run, and no default hides outside th
 
 import difflib
 import importlib
+import json
 import math
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -125,56 +126,109 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _problems(document: Mapping[str, Any], path: Path) -> Iterator[str]:
     known = sections()
+    names = ["seed", *known]
+    meant = {_close(key, names) for key in document if key not in names}
     for key in document:
-        if key != "seed" and key not in known:
-            yield f"{path}: {key} is not a known key{_meant(key, ['seed', *known])}"
+        if key not in names:
+            yield f"{path}: {key} is not a known key{_meant(key, names)}"
     seed = document.get("seed")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        yield f"{path}: seed is {seed!r}; a whole number from 0 to 4294967295 is allowed."
+    if "seed" not in meant and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32):
+        yield f"{path}: seed is {_shown(seed)}; a whole number from 0 to 4294967295 is allowed."
     for name, section in known.items():
-        if name not in document:
+        if name in document:
+            yield from (f"{path}: {sentence}" for sentence in _faults(section, document[name]))
+        elif name not in meant:
             yield f"{path}: the section {name} is missing."
-            continue
-        try:
-            section.model_validate(document[name])
-        except ValidationError as error:
-            seen = set()
-            for fault in error.errors():
-                sentence = _sentence(section, name, fault, path)
-                if sentence not in seen:
-                    seen.add(sentence)
-                    yield sentence
 
 
-def _sentence(section: type[Section], name: str, fault: Any, path: Path) -> str:
-    """Word one pydantic fault as key, value and what is allowed."""
-    where = [part for part in fault["loc"] if isinstance(part, int) or "[" not in part]
-    field: FieldInfo | None = None
+@dataclass(frozen=True)
+class _Fault:
+    """One fault that pydantic found, in the words of params.yaml."""
+
+    kind: str  # pydantic's name for it
+    block: str  # dotted key of the block that holds the key
+    key: str
+    value: Any
+    owner: type[Group]  # what the block may hold
+    field: FieldInfo | None  # what the key may be; None if it is not known
+    rule: str  # our own, or pydantic's, words for what is allowed
+
+    @property
+    def place(self) -> str:
+        return f"{self.block}.{self.key}" if self.key else self.block
+
+
+def _faults(section: type[Section], block: Any) -> Iterator[str]:
+    """A sentence for each mistake: a misspelt key is not missing too, and a faulty list says it all for its items."""
+    try:
+        section.model_validate(block)
+    except ValidationError as error:
+        faults = [_located(section, fault) for fault in error.errors()]
+        misspelt = {
+            (fault.block, _close(fault.key, fault.owner.model_fields))
+            for fault in faults
+            if fault.kind == "extra_forbidden"
+        }
+        told: list[str] = []
+        for fault in faults:
+            if fault.kind == "missing" and (fault.block, fault.key) in misspelt:
+                continue
+            if any(fault.place == place or fault.place.startswith(f"{place}.") for place in told):
+                continue
+            told.append(fault.place)
+            yield _sentence(fault)
+
+
+def _located(section: type[Section], fault: Any) -> _Fault:
+    """Follow a fault's steps from block to block; names of a union's members are ours, not the user's."""
     owner: type[Group] = section
-    steps: list[str] = []
-    for part in where:
+    field: FieldInfo | None = None
+    block, steps = section.section_name, list[str]()
+    for part in fault["loc"]:
         if isinstance(part, int):
             steps.append(str(part))
             continue
-        found = owner.model_fields.get(part)
-        if found is None and fault["type"] != "extra_forbidden" and field is not None:
-            break  # a step inside a union: the names of its members are ours, not the user's
-        steps.append(part)
+        inner = _mapped(field)
+        if inner is None and (group := _group(field)):
+            owner, field = group, None
+            block, steps = ".".join([block, *steps]), []
+        found = inner or (owner.model_fields.get(part) if field is None else None)
+        if found is None and fault["type"] != "extra_forbidden":
+            break
+        steps.append(str(part))
         field = found
-        group = _group(field)
-        if group is not None:
-            owner = group
-    key = ".".join([name, *steps])
-    if fault["type"] == "extra_forbidden":
-        return f"{path}: {key} is not a known key{_meant(where[-1], owner.model_fields)}"
-    if fault["type"] == "missing":
-        return f"{path}: {key} is missing; {_allowed(field, fault)}."
-    return f"{path}: {key} is {fault['input']!r}; {_allowed(field, fault)}."
+    rule = fault["msg"]
+    if fault["type"] == "value_error":
+        rule = fault["ctx"]["error"].args[0]
+    return _Fault(fault["type"], block, ".".join(steps), fault["input"], owner, field, rule)
+
+
+def _sentence(fault: _Fault) -> str:
+    if fault.kind == "extra_forbidden":
+        return f"{fault.place} is not a known key{_meant(fault.key, fault.owner.model_fields)}"
+    if fault.kind == "missing":
+        return f"{fault.place} is missing; {_allowed(fault)}."
+    return f"{fault.place} is {_shown(fault.value)}; {_allowed(fault)}."
+
+
+def _shown(value: Any) -> str:
+    """A value as params.yaml has it; JSON is YAML."""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _meant(key: Any, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(key), known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known here are {', '.join(known)}."
+    close = _close(key, known)
+    return f"; did you mean {close}?" if close else f"; known here are {', '.join(known)}."
+
+
+def _close(key: Any, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(str(key), known, n=1)), None)
+
+
+def _mapped(field: FieldInfo | None) -> FieldInfo | None:
+    """What a field that maps free keys to values allows as a value."""
+    kinds = [] if field is None else _kinds(field.annotation)
+    return next((FieldInfo(annotation=get_args(kind)[1]) for kind in kinds if get_origin(kind) is dict), None)
 
 
 def _group(field: FieldInfo | None) -> type[Group] | None:
@@ -184,12 +238,12 @@ def _group(field: FieldInfo | None) -> type[Group] | None:
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Group)), None)
 
 
-def _allowed(field: FieldInfo | None, fault: Any) -> str:
-    if fault["type"] == "value_error" and fault["ctx"]["error"].args[0].startswith("a rule: "):
-        return fault["ctx"]["error"].args[0].removeprefix("a rule: ")
-    if fault["type"] in ("model_type", "dict_type"):
+def _allowed(fault: _Fault) -> str:
+    if fault.rule.startswith("a rule: "):
+        return fault.rule.removeprefix("a rule: ")
+    if fault.kind in ("model_type", "dict_type"):
         return "a block of keys is allowed here"
-    return f"{allowed(field)} is allowed" if field else fault["msg"]
+    return f"{allowed(fault.field)} is allowed" if fault.field else fault.rule
 
 
 def allowed(field: FieldInfo) -> str:

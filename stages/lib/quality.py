@@ -77,7 +77,9 @@ def judge(record: Record, params: ValidateParams) -> Reject | None:
 
 def _turn(record: Record, number: int) -> str:
     """How a person would name a turn."""
-    name = {"system": "the system text", "user": "the question", "assistant": "the answer"}[record.messages[number].role]
+    name = {"system": "the system text", "user": "the question", "assistant": "the answer"}[
+        record.messages[number].role
+    ]
     talk = sum(message.role == "user" for message in record.messages) > 1
     return f"{name} in turn {number + 1}" if talk else name
 

@@ -1,63 +1,52 @@
-"""How sure a difference is: the paired bootstrap over groups of alike rows (Efron & Tibshirani 1993; Koehn 2004)."""
+"""How much of a difference may be chance: the bootstrap (B. Efron, 1979; for text scores P. Koehn, 2004), by group.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+Every figure of an evaluation is a function of sums over rows: a mean is a sum over a count, perplexity a sum of nats
+over a sum of tokens, BLEU a formula over summed counts. So all that a resample needs is its sums.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-Figure = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Columns = Mapping[str, NDArray[np.float64]]  # each (rows, …)
+Sums = dict[str, NDArray[np.float64]]
 
-
-@dataclass(frozen=True)
-class Interval:
-    """A 95 % interval."""
-
-    low: float
-    high: float
+_DRAWS = 128  # resamples drawn at once, so that memory holds 128 × groups weights
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """A mean as a ratio of sums, so that rows weigh what they are."""
-    return numerator / denominator
+def totals(columns: Columns) -> Sums:
+    """Each column, summed over its rows."""
+    return {name: column.sum(axis=0) for name, column in columns.items()}
 
 
-def exponential(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Perplexity of nats over tokens."""
-    return np.exp(numerator / denominator)
+def resampled_totals(columns: Columns, groups: Sequence[str], resamples: int, seed: int) -> Sums:
+    """Each column, summed over the rows of each of `resamples` resamples: (resamples, …).
 
-
-def paired_interval(
-    base: Sequence[float],
-    tuned: Sequence[float],
-    weights: Sequence[float],
-    groups: Sequence[str],
-    resamples: int,
-    seed: int,
-    figure: Figure = ratio,
-) -> Interval | None:
-    """The interval of figure(tuned) − figure(base), both over the same resampled rows.
-
-    Rows of one near-duplicate group are drawn together: they are not independent of each other.
-
-    Args:
-        base: numerators of the base by row.
-        tuned: numerators of the tuned model by row.
-        weights: denominators by row (1, tokens, bytes).
-        groups: the group of each row.
-        resamples: how often the groups are drawn anew.
-        seed: of the draws.
-        figure: makes the figure out of a sum of numerators and a sum of denominators.
-
-    Returns:
-        The 2.5th and 97.5th percentile, or None with fewer than two groups, where nothing can be said.
+    Whole groups are drawn, with replacement. Rows of a near-duplicate group succeed or fail together; drawn one by
+    one they would make a difference look surer than it is. All columns see the same draws, so that what is compared
+    within a resample is paired.
     """
     names, places = np.unique(np.asarray(groups), return_inverse=True)
-    if len(names) < 2:
+    by_group = {name: _sum_by(places, len(names), column) for name, column in columns.items()}
+    random = np.random.default_rng(seed)
+    parts: list[Sums] = []
+    for start in range(0, resamples, _DRAWS):
+        draws = min(_DRAWS, resamples - start)
+        weights = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws).astype(np.float64)
+        parts.append({name: np.tensordot(weights, column, axes=1) for name, column in by_group.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in columns}
+
+
+def _sum_by(places: NDArray[np.intp], groups: int, column: NDArray[np.float64]) -> NDArray[np.float64]:
+    sums = np.zeros((groups, *column.shape[1:]))
+    np.add.at(sums, places, column)
+    return sums
+
+
+def interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float] | None:
+    """The percentile interval of resampled values; None where a resample has no value."""
+    if not np.isfinite(values).all():
         return None
-    sums = np.zeros((3, len(names)))
-    for row, values in enumerate((base, tuned, weights)):
-        np.add.at(sums[row], places, np.asarray(values, dtype=np.float64))
-    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    of_base, of_tuned, of_weights = draws @ sums.T[:, 0], draws @ sums.T[:, 1], draws @ sums.T[:, 2]
-    low, high = np.percentile(figure(of_tuned, of_weights) - figure(of_base, of_weights), [2.5, 97.5])
-    return Interval(float(low), float(high))
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

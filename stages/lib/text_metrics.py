@@ -1,85 +1,108 @@
-"""Answers against references: exact match, ROUGE, BLEU, chrF; right for English, Chinese and both in one line.
+"""How close an answer is to its reference, as text: in English, in Chinese, and where both stand in one line.
 
-Exact match and ROUGE run from 0 to 1, BLEU and chrF from 0 to 100, as their packages define them. Nothing here needs
-the network: `evaluate.load` would, even for metrics that are installed.
+Exact match and ROUGE run from 0 to 1, BLEU and chrF from 0 to 100, as their packages define them. rouge_score and
+sacrebleu compute; what is ours is how a text is cut into words, because ROUGE's own tokenizer sees no Chinese: to it
+identical Chinese sentences score 0, and `GPT4 模型很好` against `GPT4 模型很差` scores 1. Nothing needs the network
+(`evaluate.load` would, even for metrics that are installed).
 """
 
-import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import regex
+from numpy.typing import NDArray
 from rapidfuzz.distance import LCSseq
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-# Scripts that write no spaces are cut letter by letter, with their marks; everything else into words. On ASCII text
-# this is rouge-score's own tokenizer, which drops every other script, so that identical Chinese answers score 0.
-WORD = regex.compile(
-    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
-    r"|[a-z0-9]+|[\p{L}\p{M}\p{N}--[\p{ASCII}]]+",
-    regex.V1,
-)
-
-
-class Words:
-    """Tokenizer in the form that rouge-score takes."""
-
-    def tokenize(self, text: str) -> list[str]:
-        """Words of a text, case and width folded."""
-        return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-
-
-WORDS = Words()
-ROUGE_N = RougeScorer(["rouge1", "rouge2"], tokenizer=WORDS)
-CHRF_SENTENCE = CHRF()
-
-
-def normalised(text: str) -> str:
-    """A text as exact match compares it: Unicode form and blanks folded; case, punctuation and words count.
-
-    SQuAD's normalisation also drops articles, case and punctuation, which are the answer in JSON and in codes.
-    """
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()
+# A script that is written without spaces has one word a character; elsewhere a word is a run of letters and digits.
+# On ASCII text these are rouge_score's own words; accented and Indic words stay whole.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_WORD = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]+", regex.V1)
 
 
 def exact_match(answer: str, reference: str) -> float:
-    """1.0 if the answer is the reference."""
-    return float(normalised(answer) == normalised(reference))
+    """1 if both are the same text, else 0. Width (Ａ, A), outer blanks and the kind of inner blanks do not count.
 
-
-def rouge(answer: str, reference: str) -> dict[str, float]:
-    """F-measures of ROUGE-1, -2 and -L (Lin 2004).
-
-    The longest common subsequence comes from rapidfuzz: the same length as rouge-score's, thousands of times faster.
+    Case and punctuation do: `ab12` is not the order `AB12`, and JSON lives by its commas. The normalisation of SQuAD,
+    which drops articles and punctuation, is made for answers in English prose.
     """
-    scores = {name: score.fmeasure for name, score in ROUGE_N.score(reference, answer).items()}
-    ours, theirs = WORDS.tokenize(answer), WORDS.tokenize(reference)
-    common = LCSseq.similarity(ours, theirs)
-    return scores | {"rougeL": 2 * common / (len(ours) + len(theirs)) if common else 0.0}
+    return float(_plain(answer) == _plain(reference))
 
 
-def row_scores(answer: str, reference: str) -> dict[str, float]:
-    """Every figure that one row has by itself."""
-    return {
-        "exact_match": exact_match(answer, reference),
-        **rouge(answer, reference),
-        "chrf": CHRF_SENTENCE.sentence_score(answer, [reference]).score,
-    }
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
-def corpus_scores(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """BLEU (tokenizer "zh", which cuts Chinese into characters and the rest as 13a does) and chrF over all rows."""
-    # sacrebleu takes references as streams, one list per reference set: rows in their place score wrong without a word.
-    streams = [list(references)]
-    bleu = BLEU(tokenize="zh").corpus_score(list(answers), streams)
-    return {"bleu": bleu.score, "chrf": CHRF().corpus_score(list(answers), streams).score}
+def words(text: str) -> list[str]:
+    """The words that ROUGE compares. A text of nothing but signs (an emoji, `>=`) is one word: itself."""
+    plain = _plain(text).casefold()
+    return _WORD.findall(plain) or [plain] * bool(plain)
 
 
-def signatures() -> dict[str, str]:
-    """How BLEU and chrF were computed, in sacrebleu's own notation."""
-    bleu, chrf = BLEU(tokenize="zh"), CHRF()
-    for metric in (bleu, chrf):
-        metric.corpus_score(["a"], [["a"]])  # the number of references is known only after a use
-    return {"bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature())}
+class Rouge(NamedTuple):
+    """F-measures (C.-Y. Lin, "ROUGE", 2004)."""
+
+    rouge1: float
+    rouge2: float
+    rougeL: float  # noqa: N815  (the metric's name)
+
+
+class _Words:
+    """rouge_score asks for an object with a `tokenize` method."""
+
+    tokenize = staticmethod(words)
+
+
+_ROUGE_N = RougeScorer(["rouge1", "rouge2"], tokenizer=_Words())
+
+
+def rouge(answer: str, reference: str) -> Rouge:
+    """ROUGE-1, ROUGE-2 and ROUGE-L of one answer."""
+    scores = _ROUGE_N.score(target=reference, prediction=answer)
+    return Rouge(scores["rouge1"].fmeasure, scores["rouge2"].fmeasure, _rouge_l(words(answer), words(reference)))
+
+
+def _rouge_l(answer: Sequence[str], reference: Sequence[str]) -> float:
+    """As rouge_score has it, with a longest common subsequence that is 3,000 times as fast on 1,000 words."""
+    numbers = {word: number for number, word in enumerate(dict.fromkeys([*answer, *reference]))}
+    common = LCSseq.similarity([numbers[word] for word in answer], [numbers[word] for word in reference])
+    return 2 * common / (len(answer) + len(reference)) if common else 0.0
+
+
+class CorpusMetric:
+    """BLEU or chrF in two steps, as `sacrebleu.significance` takes them: counts of each row, and the score of a sum.
+
+    Both score a corpus and are no means over its rows, so a resample of the rows is scored by the sum of its counts.
+    """
+
+    def __init__(self, metric: BLEU | CHRF) -> None:
+        self._metric: Any = metric
+
+    def counts(self, answers: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:
+        """What each row has in common with its reference, (rows, counts)."""
+        if len(answers) != len(references):
+            raise ValueError(f"{len(answers)} answers, but {len(references)} references")
+        # sacrebleu takes references as streams, one list for each set of references. One list for each row would be
+        # taken for many sets, and gives a wrong score without a word.
+        return np.array(self._metric._extract_corpus_statistics(answers, [references]), dtype=np.float64)
+
+    def score(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The scores, from 0 to 100, of counts along the last axis: of a row's, or of any sum of rows'."""
+        return np.apply_along_axis(
+            lambda one: float(self._metric._compute_score_from_stats(one.tolist()).score), -1, counts
+        )
+
+    @property
+    def signature(self) -> str:
+        """How the score was computed, as sacrebleu asks to be quoted; known after the first use."""
+        return str(self._metric.get_signature())
+
+
+# The tokenizer "zh" sets Chinese characters apart and reads the rest as "13a" does: right for a mixture. Answers of
+# one word have no 4-grams to be judged by (effective order); where there are longer ones, nothing changes by it.
+bleu = CorpusMetric(BLEU(tokenize="zh", effective_order=True))
+chrf = CorpusMetric(CHRF())

@@ -1,0 +1,117 @@
+"""Training rows that give away a held-out question."""
+
+import random
+
+import pytest
+
+from stages.lib.contamination import asked, leaks
+from stages.lib.records import Message, Record
+from tests.lib.test_dedupe import text
+
+
+def record(question, answer="fine", own=None):
+    return Record("a.json", 1, (Message("user", question), Message("assistant", answer)), input=own)
+
+
+def caught(training, questions, threshold=0.5, **kind):
+    return [(leak.row, leak.question) for leak in leaks(training, questions, threshold, **kind)]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_planted_question_is_found_and_no_clean_row_is(language):
+    rng = random.Random(1)
+    questions = [text(rng, 25, language) for _ in range(20)]
+    training = [record(text(rng, 60, language), text(rng, 20, language)) for _ in range(1000)]
+    places = rng.sample(range(1000), 20)
+    for place, question in zip(places, questions, strict=True):
+        training[place] = record(f"{text(rng, 20, language)} {question} {text(rng, 20, language)}")
+    assert sorted(caught(training, questions)) == sorted(zip(places, range(20), strict=True))
+
+
+def test_a_question_in_an_answer_is_given_away_too():
+    question = text(random.Random(2), 30)
+    assert caught([record("Make up a question.", f"Here is one: {question}")], [question]) == [(0, 0)]
+
+
+@pytest.mark.parametrize(("share", "is_caught"), [(0.9, True), (0.6, True), (0.3, False)])
+def test_the_share_held_by_one_row_decides(share, is_caught):
+    rng = random.Random(3)
+    question = text(rng, 40).split()
+    part = question[: int(40 * share)]
+    assert bool(caught([record(" ".join([*part, text(rng, 30)]))], [" ".join(question)])) == is_caught
+
+
+def test_shares_of_two_rows_are_not_added_up():
+    rng = random.Random(4)
+    question = text(rng, 40).split()
+    training = [record(" ".join(question[:16])), record(" ".join(question[24:]))]
+    assert caught(training, [" ".join(question)]) == []
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("words", [1, 3, 10, 20])
+def test_a_shared_instruction_condemns_no_row(language, words):
+    rng = random.Random(words)
+    instruction = text(rng, 60, language)
+    rows = list(dict.fromkeys(f"{instruction}\n\n{text(rng, words, language)}" for _ in range(1000)))
+    cut = len(rows) * 4 // 5
+    assert caught([record(row) for row in rows[:cut]], rows[cut:]) == []
+
+
+def test_a_leak_among_rows_that_share_an_instruction_is_found():
+    rng = random.Random(5)
+    instruction = text(rng, 60)
+    rows = [f"{instruction}\n\n{text(rng, 10)}" for _ in range(1000)]
+    training = [record(row) for row in rows[:800]] + [record(f"Another task: {rows[900].split(chr(10))[-1]}")]
+    assert caught(training, rows[800:]) == [(800, 100)]
+
+
+def test_templates_filled_with_other_numbers_are_not_leaks():
+    ask = "Read the order number: my parcel ORD-{} has not come, and I have been waiting for three weeks now."
+    rows = [ask.format(number) for number in range(1000)]
+    assert caught([record(row) for row in rows[:800]], rows[800:]) == []
+    assert caught([record(row) for row in rows[:800]], [rows[3]]) == [(3, 0)]
+
+
+@pytest.mark.parametrize("question", ["What is 2 + 2?", "二加二等于几？", "Hi"])
+def test_a_short_question_must_be_asked_word_for_word(question):
+    training = [
+        record(f"Tell me: {question}"),
+        record(question.upper()),
+        record(f"Answer the question.\n\n{question}", own=question),
+        record("Say something.", question),
+    ]
+    assert caught(training, [question]) == [(1, 0), (2, 0)]
+
+
+def test_a_benchmark_question_that_many_rows_hold_is_no_instruction():
+    rng = random.Random(7)
+    question = text(rng, 30)
+    training = [record(f"{text(rng, 10)} {question} {text(rng, 10)}") for _ in range(40)] + [record(text(rng, 60))]
+    assert caught(training, [question], are_benchmarks=True) == [(row, 0) for row in range(40)]
+
+
+def test_a_benchmark_that_shares_our_instruction_condemns_no_row():
+    rng = random.Random(8)
+    instruction = text(rng, 60)
+    rows = list(dict.fromkeys(f"{instruction} {text(rng, words)}" for words in (1, 3, 10) for _ in range(100)))
+    assert caught([record(row) for row in rows[5:]], rows[:5], are_benchmarks=True) == []
+
+
+def test_of_several_questions_the_most_given_away_is_named():
+    rng = random.Random(6)
+    one, other = text(rng, 20).split(), text(rng, 20)
+    (leak,) = leaks([record(" ".join(one[:14]) + " " + other)], [" ".join(one), other], 0.5)
+    assert (leak.question, leak.share) == (1, 1.0)
+
+
+def test_a_long_input_is_looked_for_without_its_instruction():
+    assert asked("Route this:\n\na b c d e f g h", "a b c d e f g h") == "a b c d e f g h"
+    assert asked("Route this:\n\na b c", "a b c") == "Route this:\n\na b c"
+    assert asked("Route this", None) == "Route this"
+
+
+@pytest.mark.parametrize(("training", "questions"), [([], []), ([record("x")], []), ([], ["x y z"])])
+def test_nothing_leaks_where_there_is_nothing(training, questions):
+    assert caught(training, questions) == []
+    assert caught(training, questions, are_benchmarks=True) == []

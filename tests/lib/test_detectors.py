@@ -1,0 +1,122 @@
+"""What looks like a key or a person's data, and above all what does not."""
+
+import pytest
+
+from stages.lib.detectors import find
+
+
+def found(text):
+    return [(hit.detector.kind, text[hit.start : hit.end]) for hit in find(text)]
+
+
+# Put together here so that no scanner takes this file for a leak.
+GITHUB = "ghp_" + "a1B2" * 9
+GITHUB_FINE = "github_pat_" + "11AAAAAAA0" * 3
+SLACK = "xoxb-" + "2048204820-2048204820-abcdEFGHijkl"
+OPENAI = "sk-" + "proj-" + "Zx9" * 14
+JWT = "eyJhbGciOiJIUzI1NiJ9" + ".eyJzdWIiOiIxMjM0NSJ9" + ".dQw4w9WgXcQdQw4w9WgXcQ"
+PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA\n-----END RSA PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    ("kind", "secret"),
+    [
+        ("aws-key", "AKIAIOSFODNN7EXAMPLE"),
+        ("aws-secret", "aws_secret_access_key = " + "wJalrXUtnFEMI/K7MDENG/bPxRfiCY" + "EXAMPLEKEY"),
+        ("github-token", GITHUB),
+        ("github-token", GITHUB_FINE),
+        ("slack-token", SLACK),
+        ("openai-key", OPENAI),
+        ("openai-key", "sk-" + "a1" * 24),
+        ("hugging-face-token", "hf_" + "AbCd" * 9),
+        ("jwt", JWT),
+        ("private-key", PEM),
+        ("private-key", "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBg"),  # cut off before its end
+    ],
+)
+@pytest.mark.parametrize("sentence", ["Use {} now.", "密钥是{}，别外传", "{}"])
+def test_secrets_are_found_in_english_and_chinese(sentence, kind, secret):
+    assert [name for name, _ in found(sentence.format(secret))] == [kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("email", "anna.lee@fjordpost.com"),
+        ("email", "a_b+shop@mail.example.co.uk"),
+        ("email", "zhang3@qq.com"),
+        ("phone", "+1 202 555 0143"),
+        ("phone", "+49 (30) 901820"),
+        ("phone", "+8613800138000"),
+        ("phone", "+86 138 0013 8000"),
+        ("phone", "13800138000"),
+        ("phone", "138-0013-8000"),
+        ("phone", "(202) 555-0143"),
+        ("phone", "202-555-0143"),
+        ("card", "4111 1111 1111 1111"),
+        ("card", "4111111111111111"),
+        ("card", "5555-5555-5555-4444"),
+        ("card", "3782 822463 10005"),
+        ("card", "6200000000000005"),  # UnionPay
+        ("id-number", "11010519491231002X"),
+        ("phone", "１３８００１３８０００"),  # full width
+    ],
+)
+@pytest.mark.parametrize("sentence", ["Reach me at {}, please.", "请联系{}，谢谢", "{}", "电话：{}。"])
+def test_personal_data_is_found_in_english_and_chinese(sentence, kind, value):
+    assert found(sentence.format(value)) == [(kind, value)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Order ORD-20417 is late",
+        "订单ORD-20417还没到",
+        "order 13800138000 has not arrived",  # as long as a mobile number, but the shop's own
+        "Tracking number: 415-555-2671",
+        "订单号：13912345678",
+        "运单 4111111111111111",
+        "ORD-13800138000",
+        "KT31852 and 20417731",
+        "ISO 2026-11-25T03:14:02+08:00",
+        "on 2026-11-25 or 25/11/2026 or 20261125",
+        "2023-03-04 to 2023-03-05",
+        "It costs 1,299.00 USD, not 1299.99",
+        "¥13800138000",
+        "13800138000.50",
+        "a total of +150,000,000 in sales",
+        "+100.25 200.50 300.75",
+        "temperatures of +12 and +15 degrees",
+        "ISBN 978-3-16-148410-0",
+        "4111 1111 1111 1112",  # fails Luhn's check
+        "1234567812345670",  # passes it, but nobody issues such cards
+        "11010519491231002A",
+        "110105194912310021",  # a wrong check digit
+        "1700000000000 milliseconds",
+        "3.141592653589793",
+        "192.168.100.200",
+        "call 112",
+        "support@example.com",  # RFC 2606: example domains belong to nobody
+        "x@shop.example and y@my.test and z@localhost",
+        "git@github.com:retune/retune.git",
+        "icon@2x.png",
+        "user@host",
+        "@app.route and user @ home",
+        "sk-learn-2-for-complete-beginners",
+        "task-a1b2c3d4e5f6g7h8i9j0k1l2",
+        "an AKIA is a plant",
+        "xoxb-",
+        "eyJ is how a token begins",
+        "-----BEGIN PUBLIC KEY-----\nMIIB\n-----END PUBLIC KEY-----",
+        "",
+    ],
+)
+def test_a_shops_everyday_numbers_and_words_are_left_alone(text):
+    assert found(text) == []
+
+
+def test_of_two_finds_in_one_place_the_larger_counts():
+    assert found("4111 1111 1111 1111 or +86 138 0013 8000") == [
+        ("card", "4111 1111 1111 1111"),
+        ("phone", "+86 138 0013 8000"),
+    ]

@@ -1,0 +1,119 @@
+"""A person who can mend it gets one sentence; only our own bugs get a traceback."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import stages
+from stages.lib import errors
+from stages.lib.errors import UserError, run
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def sigterm_as_before():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def outcome(error, capsys):
+    """Exit code and stderr of a stage whose work raises `error`."""
+
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    return caught.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError('data/raw/a.json:3: "output" is empty.'), 1, 'error: data/raw/a.json:3: "output" is empty.\n'),
+        (
+            KeyboardInterrupt(),
+            130,
+            "error: interrupted; outputs are written whole or not at all, so `dvc repro` carries",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "models/adapter"),
+            1,
+            "error: the disk is full (models/adapter).",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 1, "error: the disk is full ("),
+        # as safetensors words it
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "error: the disk is full ("),
+    ],
+)
+def test_what_the_user_can_mend_is_one_sentence_and_no_traceback(capsys, error, code, said):
+    got, err = outcome(error, capsys)
+    assert got == code
+    assert err.startswith(said)
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.EACCES, "Permission denied"), AssertionError()])
+def test_a_bug_of_ours_keeps_its_traceback(error):
+    def main():
+        raise error
+
+    with pytest.raises(type(error)):
+        run(main)
+
+
+def test_a_stage_that_ends_well_says_nothing_more(capsys):
+    run(lambda: print("base: done"))
+    assert capsys.readouterr() == ("base: done\n", "")
+
+
+def test_code_from_another_folder_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
+    """A queued experiment that imports the edited workspace would not run its own snapshot."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        run(lambda: pytest.fail("the stage ran"))
+    assert caught.value.code == 1
+    assert f"imported from {Path(stages.__file__).parent}" in capsys.readouterr().err
+
+
+def test_a_clone_that_is_reached_through_a_link_is_no_foreign_code(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(ROOT)
+    monkeypatch.chdir(tmp_path / "link")
+    done = []
+    run(lambda: done.append(True))
+    assert done
+
+
+def test_a_warning_goes_to_stderr_so_that_stdout_stays_the_summary(capsys):
+    errors.warn("params.yaml: train.lr is 0.1.")
+    assert capsys.readouterr() == ("", "warning: params.yaml: train.lr is 0.1.\n")
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stage_that_is_stopped_leaves_nothing_half_written(tmp_path, sent, code):
+    work = (
+        "import time; from pathlib import Path; from stages.lib import artifacts, errors\n"
+        "def main():\n"
+        "    with artifacts.replacing(Path(r'%s') / 'out') as out:\n"
+        "        (out / 'half').touch(); print('ready', flush=True); time.sleep(60)\n"
+        "errors.run(main)" % tmp_path
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", work], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    started = time.monotonic()
+    os.kill(process.pid, sent)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+    assert time.monotonic() - started < 30

@@ -1,0 +1,194 @@
+"""The raw forms that a row may have."""
+
+import pytest
+
+from stages.lib.forms import ROLES, Parsed, Question, parse, question_of
+from stages.lib.rejects import Code
+
+
+def said(row, columns=None):
+    """(role, content) of each message, or the code and reason of the reject."""
+    parsed = parse(row, "rows.json", 7, columns or {})
+    if isinstance(parsed, Parsed):
+        return [(message.role, message.content) for message in parsed.record.messages]
+    return parsed.code, parsed.reason
+
+
+ASKED = [("user", "Where is my order?"), ("assistant", "On its way.")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Where is my order?", "input": "", "output": "On its way."},
+        {"instruction": "Where is my order?", "output": "On its way."},
+        {"instruction": "Where is my order?", "input": None, "history": [], "system": None, "output": "On its way."},
+        {"prompt": "Where is my order?", "completion": "On its way."},
+        {
+            "messages": [
+                {"role": "user", "content": "Where is my order?"},
+                {"role": "assistant", "content": "On its way."},
+            ]
+        },
+        {
+            "conversations": [
+                {"from": "human", "value": "Where is my order?"},
+                {"from": "gpt", "value": "On its way."},
+            ]
+        },
+        {"messages": None, "instruction": "Where is my order?", "output": "On its way."},  # columns of a mixed Parquet
+    ],
+    ids=["alpaca", "no input", "nulls", "prompt", "messages", "sharegpt", "null form"],
+)
+def test_every_form_gives_the_same_conversation(row):
+    assert said(row) == ASKED
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (
+            {"instruction": "分类", "input": "要退款", "output": "退款"},
+            [("user", "分类\n\n要退款"), ("assistant", "退款")],
+        ),
+        ({"instruction": " ", "input": "Hi", "output": "Hello"}, [("user", "Hi"), ("assistant", "Hello")]),
+        (
+            {"instruction": "c", "output": "d", "history": [["a", "b"]], "system": "Be kind."},
+            [("system", "Be kind."), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")],
+        ),
+        (
+            {
+                "system": "",
+                "messages": [{"role": "system", "content": " "}, *({"role": r, "content": c} for r, c in ASKED)],
+            },
+            ASKED,
+        ),
+        (
+            {"messages": [{"role": "system", "content": "S"}, *({"role": r, "content": c} for r, c in ASKED)]},
+            [("system", "S"), *ASKED],
+        ),
+    ],
+)
+def test_a_conversation_is_put_together_from_its_parts(row, expected):
+    assert said(row) == expected
+
+
+def test_what_stood_in_input_is_remembered():
+    parsed = parse({"instruction": "Route:", "input": "Late!", "output": "shipping"}, "a.json", 1, {})
+    assert parsed.record.input == "Late!"
+    assert parsed.record.question.endswith(parsed.record.input)
+
+
+def test_columns_map_ours_to_theirs():
+    columns = {"instruction": "question", "output": "answer", "category": "topic"}
+    parsed = parse({"question": "q", "answer": "a", "topic": "maths"}, "a.jsonl", 1, columns)
+    assert (parsed.record.question, parsed.record.answer, parsed.record.category) == ("q", "a", "maths")
+    assert parsed.unused == ()
+    assert said({"instruction": "Where is my order?", "output": "On its way."}, columns) == ASKED
+    assert said({"answer": "a"}, columns) == (Code.MISSING_FIELD, '"instruction" is missing; it has answer')
+    assert said({"question": "q", "answer": 1}, columns) == (Code.WRONG_TYPE, '"answer" is a number, not text')
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "reason"),
+    [
+        ({}, Code.MISSING_FIELD, "no known form; it has no field"),
+        ({"question": "q", "answer": "a"}, Code.MISSING_FIELD, "no known form; it has question, answer"),
+        ({"instruction": "q"}, Code.MISSING_FIELD, '"output" is missing; it has instruction'),
+        ({"instruction": "q", "output": None}, Code.MISSING_FIELD, '"output" is null'),
+        ({"prompt": "q"}, Code.MISSING_FIELD, '"completion" is missing'),
+        ({"messages": [{"role": "user"}]}, Code.MISSING_FIELD, 'turn 1 has no "content"'),
+        ({"conversations": [{"value": "x"}]}, Code.MISSING_FIELD, "turn 1 does not say who speaks"),
+        ("text", Code.WRONG_TYPE, "the row is text, not an object"),
+        (["q", "a"], Code.WRONG_TYPE, "the row is a list"),
+        ({"instruction": "q", "output": 12}, Code.WRONG_TYPE, '"output" is a number, not text'),
+        ({"instruction": "q", "output": ["a"]}, Code.WRONG_TYPE, '"output" is a list, not text'),
+        ({"instruction": "q", "output": True}, Code.WRONG_TYPE, '"output" is true or false, not text'),
+        ({"instruction": "q", "output": "a", "input": {}}, Code.WRONG_TYPE, '"input" is an object'),
+        ({"instruction": "q", "output": "a", "category": 3}, Code.WRONG_TYPE, '"category" is a number'),
+        ({"instruction": "q", "output": "a", "tags": [1]}, Code.WRONG_TYPE, "a tag is a number"),
+        ({"instruction": "q", "output": "a", "history": [["x"]]}, Code.WRONG_TYPE, "pair 1 of the history has 1"),
+        ({"messages": "user: hi"}, Code.WRONG_TYPE, '"messages" is text, not a list'),
+        ({"messages": ["hi"]}, Code.WRONG_TYPE, "turn 1 is text, not an object"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            Code.WRONG_TYPE,
+            '"content" of turn 1 is a list',
+        ),
+        ({"messages": []}, Code.ROLE_ORDER, "no turn"),
+    ],
+)
+def test_a_row_that_cannot_be_read_says_why(row, code, reason):
+    assert said(row)[0] == code
+    assert reason in said(row)[1]
+
+
+def chat(*turns):
+    return {"conversations": [{"from": speaker, "value": str(number)} for number, speaker in enumerate(turns)]}
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        (("human", "human", "gpt"), "turn 2 is user, where assistant is due"),
+        (("gpt",), "turn 1 is assistant, where user is due"),
+        (("human", "gpt", "human"), "ends with user"),
+        (("human", "gpt", "system", "gpt"), "turn 3 is system"),
+        (("system",), "ends with system"),
+        (("system", "system", "human", "gpt"), "turn 2 is system"),
+    ],
+)
+def test_turns_out_of_order_reject_the_row(turns, reason):
+    """Field fault 7."""
+    assert said(chat(*turns)) == (Code.ROLE_ORDER, said(chat(*turns))[1])
+    assert reason in said(chat(*turns))[1]
+
+
+@pytest.mark.parametrize("speaker", ["function_call", "observation", "tool", "narrator", ""])
+def test_an_unknown_speaker_rejects_the_row_by_its_name(speaker):
+    """Field fault 8."""
+    code, reason = said(chat("human", speaker, "gpt"))
+    assert code == Code.ROLE_ORDER
+    assert f'turn 2 is spoken by "{speaker}"' in reason
+
+
+@pytest.mark.parametrize(("speaker", "role"), [*ROLES.items(), ("GPT ", "assistant"), ("Human", "user")])
+def test_known_speakers_are_mapped_and_named(speaker, role):
+    """Field fault 8."""
+    others = {"system": ("human", "gpt"), "user": ("assistant",), "assistant": ()}[role]
+    turns = ("user", speaker) if role == "assistant" else (speaker, *others)
+    parsed = parse(chat(*turns), "a.json", 1, {})
+    assert role in [message.role for message in parsed.record.messages]
+    assert (speaker in parsed.renamed) == (speaker != role)
+
+
+def test_a_turn_that_calls_a_tool_rejects_the_row():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "search"}}]}
+    assert said({"messages": [{"role": "user", "content": "q"}, call]})[0] == Code.ROLE_ORDER
+
+
+def test_fields_that_nothing_reads_are_named():
+    row = {"instruction": "q", "output": "a", "id": 7, "tools": "[]", "score": 1, "empty": None, "tags": ["vip"]}
+    parsed = parse(row, "a.json", 1, {})
+    assert parsed.unused == ("score", "tools")
+    assert parsed.record.tags == ("vip",)
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]
+    assert parse({"messages": turns}, "a.json", 1, {}).unused == ("messages[].weight",)
+
+
+@pytest.mark.parametrize(
+    ("row", "question"),
+    [
+        ({"prompt": "2 + 2?"}, Question("2 + 2?", None)),
+        ({"question": "2 + 2?", "answer": "4"}, Question("2 + 2?", None)),
+        ({"text": "2 + 2?"}, Question("2 + 2?", None)),
+        ({"instruction": "Add:", "input": "2 2"}, Question("Add:\n\n2 2", "2 2")),
+        ({"instruction": "Add:", "input": "2 2", "output": "4"}, Question("Add:\n\n2 2", "2 2")),
+        (chat("human", "gpt"), Question("0", None)),
+        ({"answer": "4"}, None),
+        ({"prompt": " "}, None),
+        ("2 + 2?", None),
+    ],
+)
+def test_what_a_benchmark_row_asks_is_found_in_any_form(row, question):
+    assert question_of(row) == question

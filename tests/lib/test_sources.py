@@ -1,0 +1,178 @@
+"""Raw files, row by row."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.lib import sources
+from stages.lib.errors import UserError
+from stages.lib.rejects import Code
+
+
+@pytest.fixture
+def read(tmp_path):
+    """`read("rows.json", text)`: (line, value) of each row, or (line, code) where it was rejected."""
+
+    def from_text(name, content):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+        return [(row.line, row.reject.code if row.reject else row.value) for row in sources.read(path, name)]
+
+    return from_text
+
+
+def test_a_row_of_an_array_stands_at_the_line_where_it_begins(read):
+    assert read("rows.json", '[\n  {"a": "1"},\n\n  {"a":\n "2"}, {"a": "3"}\n]\n') == [
+        (2, {"a": "1"}),
+        (4, {"a": "2"}),
+        (5, {"a": "3"}),
+    ]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "ROWS.JSON"])
+def test_json_is_read_by_its_text_not_by_its_name(read, name):
+    assert read(name, '{"a": "1"}\n\n{"a": "2"}\r\n') == [(1, {"a": "1"}), (3, {"a": "2"})]
+    assert read(name, '[{"a": "1"}, {"a": "2"}]') == [(1, {"a": "1"}), (1, {"a": "2"})]
+    assert read(name, '{\n "a": "1"\n}\n{\n "a": "2"\n}') == [(1, {"a": "1"}), (4, {"a": "2"})]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_row(read, name):
+    text = "a\n1\n" if name.endswith("csv") else '{"a": "1"}\n'
+    assert [value for _, value in read(name, b"\xef\xbb\xbf" + text.encode())] == [{"a": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"a": "1",}', "column"),
+        ('{"a": "1"} {"a": "2"}', "text follows"),
+        ('{"a": "1", "a": "2"}', '"a" stands twice'),  # every JSON library keeps the last, silently
+        ('{"a": NaN}', "NaN is not a JSON number"),
+        ('{"a": 1e999}', "too large"),
+        ('{"a": ' + "9" * 5000 + "}", "too large"),
+        ('{"a": ' + "[" * 5000 + "]" * 5000 + "}", "nested"),
+        ('{"a": ' + "[" * 200 + "]" * 200 + "}", "nested"),
+        ('{"a": "un\tescaped"}', "control character"),
+    ],
+)
+def test_json_is_strict_and_one_bad_line_costs_one_row(tmp_path, line, said):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"a": "first"}}\n{line}\n{{"a": "last"}}\n', encoding="utf-8")
+    first, bad, last = sources.read(path, "rows.jsonl")
+    assert (first.value, last.value, last.line) == ({"a": "first"}, {"a": "last"}, 3)
+    assert (bad.line, bad.reject.code, bad.cut) == (2, Code.JSON_SYNTAX, False)
+    assert said in bad.reject.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('[\n{"a": "1"},\n{"a": 2,}\n, {"a": "3"}]', 3),
+        ('[\n{"a": "1"}\n{"a": "2"}\n]', 3),  # a comma is missing
+        ('[\n{"a": "1"},\n]', 2),  # a comma too many
+        ('[\n{"a": "1"}\n', 3),  # cut short
+        ('[\n{"a": "1"}\n]\n[]', 4),
+    ],
+)
+def test_a_broken_array_keeps_the_rows_before_the_error(tmp_path, text, line):
+    path = tmp_path / "rows.json"
+    path.write_text(text, encoding="utf-8")
+    kept, bad = sources.read(path, "rows.json")
+    assert kept.value == {"a": "1"}
+    assert (bad.line, bad.reject.code, bad.cut) == (line, Code.JSON_SYNTAX, True)
+
+
+def test_a_key_that_stands_twice_costs_one_row_of_an_array(read):
+    assert read("rows.json", '[{"a": "1", "a": "2"},\n{"a": "3"}]') == [(1, Code.JSON_SYNTAX), (2, {"a": "3"})]
+
+
+def test_a_line_that_is_not_utf8_costs_one_row_of_jsonl(read):
+    content = '{"a": "1"}\n'.encode() + '{"a": "退款"}\n'.encode("gbk") + '{"a": "3"}\n'.encode()
+    assert read("rows.jsonl", content) == [(1, {"a": "1"}), (2, Code.NOT_UTF8), (3, {"a": "3"})]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("rows.json", '[{"a":\n"退款"}]'), ("rows.csv", "a\n退款\n")], ids=["array", "csv"]
+)
+def test_another_file_that_is_not_utf8_is_one_rejected_row_at_the_bad_byte(read, name, text):
+    assert read(name, text.encode("gbk")) == [(2, Code.NOT_UTF8)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.json", ""), ("a.json", " \n"), ("a.json", "[]"), ("a.jsonl", ""), ("a.csv", ""), ("a.csv", "instruction\n")],
+)
+def test_a_file_without_rows_is_said_to_be_empty(read, name, text):
+    assert read(name, text) == [(1, Code.EMPTY_FILE)]
+
+
+def test_csv_cells_are_text_byte_for_byte(read):
+    """Field fault 6: words that data libraries read as missing values or numbers."""
+    cells = ["null", "NA", "None", "nan", "007", "1e3", "", " padded ", "TRUE"]
+    text = "output,n\n" + "".join(f"{cell},{number}\n" for number, cell in enumerate(cells))
+    assert [value["output"] for _, value in read("rows.csv", text)] == cells
+
+
+def test_a_csv_row_stands_at_the_line_where_it_begins(read):
+    text = 'instruction,output\r\n"two\r\nlines","a ""word"""\r\n\r\nlast,x\r\n'
+    assert read("rows.csv", text) == [
+        (2, {"instruction": "two\r\nlines", "output": 'a "word"'}),
+        (5, {"instruction": "last", "output": "x"}),
+    ]
+
+
+@pytest.mark.parametrize("line", ['"a" b,c', "only one", "one,two,three"])
+def test_a_bad_csv_line_costs_one_row(read, line):
+    rows = read("rows.csv", f"instruction,output\na,b\n{line}\nc,d\n")
+    assert [line for line, _ in rows] == [2, 3, 4]
+    assert rows[1][1] == Code.JSON_SYNTAX
+
+
+def test_a_csv_header_that_names_a_column_twice_is_refused(read):
+    assert read("rows.csv", "output,output\na,b\n") == [(1, Code.JSON_SYNTAX)]
+
+
+def test_a_csv_cell_may_be_long(read):
+    assert read("rows.csv", f"output\n{'x' * 200_000}\n") == [(2, {"output": "x" * 200_000})]
+
+
+def test_parquet_rows_are_numbered_and_null_is_null(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"instruction": ["a", "b"], "input": pa.array([None, None], pa.string())}), path)
+    rows = [(row.line, row.value) for row in sources.read(path, "rows.parquet")]
+    assert rows == [(1, {"instruction": "a", "input": None}), (2, {"instruction": "b", "input": None})]
+
+
+def test_a_file_that_only_claims_to_be_parquet_is_one_rejected_row(read):
+    assert read("rows.parquet", "no such thing") == [(1, Code.UNREADABLE)]
+
+
+def test_files_are_found_sorted_and_what_cannot_be_read_is_named(tmp_path):
+    names = ["b.json", "a/z.csv", "a.jsonl", "notes.txt", ".gitignore", "README.md", "big.parquet.dvc", ".cache/x.json"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    readable, strange = sources.find(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in readable] == ["a.jsonl", "a/z.csv", "b.json"]
+    assert [path.relative_to(tmp_path).as_posix() for path in strange] == [".cache/x.json", "notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["missing.json", "missing.parquet", "rows.xlsx"])
+def test_a_file_that_cannot_be_opened_is_the_users_to_mend(tmp_path, name):
+    with pytest.raises(UserError, match=name):
+        list(sources.read(tmp_path / name, name))
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), min_size=1, max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_rows_come_back_as_they_were_written(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("raw")
+    (folder / "a.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    (folder / "b.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    for name in ("a.json", "b.jsonl"):
+        assert [row.value for row in sources.read(folder / name, name)] == rows

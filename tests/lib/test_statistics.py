@@ -1,0 +1,89 @@
+"""Statistics: the bootstrap by group, and how far its intervals can be believed."""
+
+import numpy as np
+import pytest
+
+from stages.lib.statistics import interval, resampled_totals, totals
+
+RANDOM = np.random.default_rng(3)
+
+
+def column(*values: float) -> np.ndarray:
+    return np.array(values, dtype=np.float64)
+
+
+def test_totals_keep_every_axis_but_the_rows():
+    assert totals({"a": np.ones((5, 2, 3))})["a"].tolist() == [[5, 5, 5], [5, 5, 5]]
+
+
+def test_a_resample_holds_whole_groups_as_often_as_they_were_drawn():
+    columns = {"of_a": column(1, 1, 0, 0, 0), "of_b": column(0, 0, 1, 0, 0), "of_c": column(0, 0, 0, 1, 1)}
+    sums = resampled_totals(columns, ["a", "a", "b", "c", "c"], resamples=300, seed=1)
+    drawn = np.stack([sums["of_a"] / 2, sums["of_b"], sums["of_c"] / 2])
+    assert (drawn == drawn.astype(int)).all()
+    assert (drawn.sum(axis=0) == 3).all()
+    assert {tuple(one) for one in drawn.T} > {(1, 1, 1), (3, 0, 0), (0, 2, 1)}
+
+
+def test_resamples_do_not_depend_on_how_many_are_drawn_at_once_or_on_the_order_of_rows(monkeypatch):
+    values, groups = RANDOM.integers(0, 9, 40).astype(float), [f"g{place % 13}" for place in range(40)]
+    expected = resampled_totals({"a": values}, groups, resamples=200, seed=5)["a"]
+    shuffled = RANDOM.permutation(40)
+    moved = resampled_totals({"a": values[shuffled]}, [groups[place] for place in shuffled], resamples=200, seed=5)
+    assert (moved["a"] == expected).all()
+    monkeypatch.setattr("stages.lib.statistics._DRAWS", 7)
+    assert (resampled_totals({"a": values}, groups, resamples=200, seed=5)["a"] == expected).all()
+
+
+def test_the_seed_decides():
+    values, groups = RANDOM.random(30), [str(place) for place in range(30)]
+    one, again, other = (resampled_totals({"a": values}, groups, 100, seed)["a"] for seed in (1, 1, 2))
+    assert (one == again).all()
+    assert (one != other).any()
+
+
+def test_what_is_compared_is_paired():
+    """Two models that differ by 0.1 on every row: however hard the rows drawn are, the difference is 0.1."""
+    base = RANDOM.random(50)
+    columns = {"models": np.stack([base, base + 0.1], axis=1), "rows": np.ones((50, 2))}
+    sums = resampled_totals(columns, [str(place) for place in range(50)], 200, seed=1)
+    means = sums["models"] / sums["rows"]
+    assert means[:, 0].std() > 0.02
+    assert interval(means[:, 1] - means[:, 0]) == pytest.approx((0.1, 0.1))
+
+
+def test_rows_that_repeat_each_other_do_not_narrow_the_interval():
+    values = RANDOM.random(20)
+    groups = [str(place) for place in range(20)]
+
+    def width(copies: int) -> float:
+        columns = {"a": np.repeat(values, copies), "rows": np.ones(20 * copies)}
+        sums = resampled_totals(columns, np.repeat(groups, copies).tolist(), 1000, seed=1)
+        low, high = interval(sums["a"] / sums["rows"])
+        return high - low
+
+    assert width(copies=5) == pytest.approx(width(copies=1))
+
+
+def test_the_interval_holds_the_middle_of_the_values():
+    assert interval(np.arange(1001.0)) == pytest.approx((25, 975))
+    assert interval(np.arange(1001.0), level=0.5) == pytest.approx((250, 750))
+
+
+@pytest.mark.parametrize("undefined", [np.nan, np.inf])
+def test_an_interval_with_an_undefined_resample_is_no_interval(undefined):
+    """Field fault 4."""
+    assert interval(column(1, 2, undefined)) is None
+
+
+def test_a_95_percent_interval_holds_the_truth_about_95_times_in_100():
+    """300 experiments of 120 rows in groups of 1 to 3; the true mean is 0.3."""
+    held = 0
+    for experiment in range(300):
+        sizes = RANDOM.integers(1, 4, 60)
+        values = np.repeat(RANDOM.random(60) < 0.3, sizes).astype(float)
+        groups = np.repeat([str(place) for place in range(60)], sizes).tolist()
+        sums = resampled_totals({"a": values, "rows": np.ones(len(values))}, groups, 300, seed=experiment)
+        low, high = interval(sums["a"] / sums["rows"])
+        held += low <= 0.3 <= high
+    assert 0.90 <= held / 300 <= 0.985

@@ -1,0 +1,351 @@
+"""Evaluate: both models on the same rows, and reports that are true, stable and readable by DVC."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages import evaluate as stage
+from stages.evaluate import Evaluation, Judged, Row
+from stages.lib import artifacts, prompts, text_metrics
+from stages.lib.errors import UserError
+from stages.lib.tokens import IGNORED, Example
+from stages.params.evaluate import EvaluateParams
+from tests import workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+FIGURES = {"perplexity", "bits_per_byte", "exact_match", "rouge1", "rouge2", "rougeL", "bleu", "chrf"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pinned tiny base, an adapter that changes it, and nine test rows in two categories."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from stages.lib import models
+    from stages.lib.pinned import load_pinned
+
+    root = workspace.make(tmp_path_factory.mktemp("evaluate"), test=9)
+    pinned = load_pinned(root / "models/base")
+    model = models.load_base(pinned, torch.float32, base=root / "models/base")
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(model, lora).save_pretrained(root / "models/adapter")
+    artifacts.write_json(root / "models/adapter" / models.ORIGIN, {"base": models.identity(pinned), "method": "lora"})
+    return root
+
+
+@pytest.fixture
+def judged(root: Path, params_for: Callable[..., EvaluateParams]) -> Callable[..., Evaluation]:
+    """`judged(batch_size=1)`: both models on the test rows."""
+
+    def judge(folder: Path = root / "data/prompts", **overrides: Any) -> Evaluation:
+        params = params_for("evaluate", **{"max_new_tokens": 8, "precision": "fp32"} | overrides)
+        return stage.evaluate(folder, root / "models/base", root / "models/adapter", params, seed=7)
+
+    return judge
+
+
+@pytest.fixture
+def reported(params_for: Callable[..., EvaluateParams]) -> Callable[[Evaluation], dict[str, Any]]:
+    """reports/eval.json of an evaluation, through JSON at its strictest."""
+
+    def report(evaluation: Evaluation) -> dict[str, Any]:
+        params = params_for("evaluate", resamples=200)
+        content = stage.report(evaluation, stage.columns(evaluation), params, seed=7)
+        return json.loads(json.dumps(content, allow_nan=False))
+
+    return report
+
+
+def test_file(root: Path, folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """data/prompts with these test rows."""
+    folder.mkdir()
+    artifacts.write_parquet(folder / "test.parquet", pa.Table.from_pylist(rows, schema=prompts.SCHEMA))
+    shutil.copy(root / "data/prompts/template.json", folder)
+    return folder
+
+
+test_file.__test__ = False  # type: ignore[attr-defined]  # a helper
+
+
+def by_hand(
+    references: Sequence[str], base: Sequence[str], tuned: Sequence[str], groups: Sequence[str] | None = None
+) -> Evaluation:
+    """Models that gave these answers, and foresaw references of two bytes a token at 2 and at 1 bit a byte."""
+
+    def row(place: int, reference: str) -> Row:
+        size = len(reference.encode())
+        tokens = list(range(size // 2 + 1))
+        return Row(
+            id=f"id-{place}",
+            category="codes" if reference.isascii() else "中文",
+            group=groups[place] if groups else f"g{place}",
+            prompt="?",
+            reference=reference,
+            example=Example([9, *tokens], [IGNORED, *tokens], answer_start=1),
+            text_tokens=size // 2,
+            text_bytes=size,
+        )
+
+    def judge(answer: str, of: Row, bits: float) -> Judged:
+        nats = of.text_bytes * bits * math.log(2)
+        return Judged(answer, "stop", 3, nll=nats + 0.5, text_nll=nats, scores=stage._scores(answer, of.reference))
+
+    rows = [row(place, reference) for place, reference in enumerate(references)]
+    return Evaluation(
+        rows,
+        [judge(answer, of, 2.0) for answer, of in zip(base, rows, strict=True)],
+        [judge(answer, of, 1.0) for answer, of in zip(tuned, rows, strict=True)],
+        left_out={"limit": 0, "too_long": 0},
+        device="cpu",
+        precision="float32",
+    )
+
+
+FOUR = by_hand(
+    references=["AB12", "CD3456", "退款", "批准退款"],
+    base=["Your order is AB12.", "CD3456", "refund", "退款"],
+    tuned=["AB12", "CD3456", "退款", "退款批准"],
+)
+
+
+def test_figures_are_those_of_a_calculation_by_hand(reported: Callable[..., dict[str, Any]]) -> None:
+    content = reported(FOUR)
+    sizes = (4, 6, 6, 12)  # bytes; a token stands for two of them, and each row has one more that ends it
+    assert content["base"]["rows"] == content["tuned"]["rows"] == 4
+    assert content["base"]["bits_per_byte"] == 2
+    assert content["tuned"]["bits_per_byte"] == 1
+    tokens = sum(size // 2 + 1 for size in sizes)
+    perplexity = [math.exp((sum(sizes) * bits * math.log(2) + 4 * 0.5) / tokens) for bits in (2, 1)]
+    assert content["base"]["perplexity"] == pytest.approx(perplexity[0], rel=1e-5)
+    assert content["difference"]["perplexity"] == pytest.approx(perplexity[1] - perplexity[0], rel=1e-5)
+    assert content["base"]["exact_match"] == 1 / 4
+    assert content["tuned"]["exact_match"] == 3 / 4
+    assert content["difference"]["exact_match"] == 1 / 2
+    assert content["tuned"]["rouge1"] == 1
+    assert content["tuned"]["rougeL"] == pytest.approx((1 + 1 + 1 + 1 / 2) / 4)
+    assert content["by_category"]["中文"] == {"rows": 2, "base_exact_match": 0, "tuned_exact_match": 0.5}
+    assert set(content["difference"]) == set(content["interval"]) == FIGURES
+    assert "tok:zh" in content["signature"]["bleu"]
+
+
+def test_bleu_and_chrf_are_scores_of_the_corpus_and_not_means_over_rows(
+    reported: Callable[..., dict[str, Any]],
+) -> None:
+    content = reported(FOUR)
+    answers, references = [one.answer for one in FOUR.base], [row.reference for row in FOUR.rows]
+    for name, metric in {"bleu": text_metrics.bleu, "chrf": text_metrics.chrf}.items():
+        counts = metric.counts(answers, references)
+        assert content["base"][name] == pytest.approx(float(metric.score(counts.sum(axis=0))), rel=1e-5)
+        assert content["base"][name] != pytest.approx(float(metric.score(counts).mean()), rel=1e-3)
+
+
+def test_an_interval_holds_its_difference_and_a_model_never_differs_from_itself(
+    reported: Callable[..., dict[str, Any]],
+) -> None:
+    content = reported(FOUR)
+    for name, bound in content["interval"].items():
+        assert bound["low"] <= content["difference"][name] <= bound["high"], name
+    same = reported(Evaluation(FOUR.rows, FOUR.base, FOUR.base, FOUR.left_out, "cpu", "float32"))
+    assert set(same["difference"].values()) == {0}
+    assert all(bound == {"low": 0, "high": 0} for bound in same["interval"].values())
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "absent"),
+    [
+        (by_hand(["AB12"], ["AB12"], ["AB"]), {"interval"}),  # one row: nothing to resample
+        (by_hand(["AB12", "CD34"], ["AB12", ""], ["", "CD34"], groups=["g", "g"]), {"interval"}),  # one group
+        (by_hand(["AB12", "CD34"], ["", ""], ["", ""]), set()),  # empty answers score 0, which is defined
+        (by_hand(["", ""], ["a", "b"], ["", ""]), {"bits_per_byte"}),  # no byte to divide by
+    ],
+    ids=["one row", "one group", "every answer empty", "every reference empty"],
+)
+def test_an_undefined_figure_is_absent_and_never_nan(
+    reported: Callable[..., dict[str, Any]], evaluation: Evaluation, absent: set[str]
+) -> None:
+    """Field fault 4: one NaN empties the whole experiments table."""
+    content = reported(evaluation)  # strict JSON
+    for part in ("base", "tuned", "difference"):
+        assert FIGURES - set(content[part]) == absent & FIGURES
+    assert ("interval" in absent) == (content["interval"] == {})
+    assert "nan" not in stage._csv(stage.by_category(evaluation, stage.columns(evaluation)))
+    assert "rows judged" in stage.summary(content)
+
+
+def test_a_hopeless_model_has_no_perplexity_but_still_a_report(reported: Callable[..., dict[str, Any]]) -> None:
+    """Field fault 4: exp(1000) is infinite."""
+    lost = [Judged("", "length", 8, nll=4000.0, text_nll=4000.0, scores=one.scores) for one in FOUR.tuned]
+    content = reported(Evaluation(FOUR.rows, FOUR.base, lost, FOUR.left_out, "cpu", "float32"))
+    assert "perplexity" not in content["tuned"]
+    assert "perplexity" not in content["difference"]
+    assert "perplexity" in content["base"]
+    assert content["tuned"]["truncated_answers"] == 4
+
+
+def test_the_category_table_has_a_line_a_category_and_an_empty_cell_for_what_is_undefined() -> None:
+    evaluation = by_hand(["AB12", "", "退款"], ["AB12", "x", "退款"], ["", "", "退款"])
+    evaluation.rows[1] = Row(**{**evaluation.rows[1].__dict__, "category": "empty, and odd"})
+    lines = list(csv.DictReader(stage._csv(stage.by_category(evaluation, stage.columns(evaluation))).splitlines()))
+    assert [line["category"] for line in lines] == ["codes", "empty, and odd", "中文"]
+    assert [line["rows"] for line in lines] == ["1", "1", "1"]
+    assert [line["base_exact_match"] for line in lines] == ["1.0", "0.0", "1.0"]
+    assert [line["tuned_bits_per_byte"] for line in lines] == ["1.0", "", "1.0"]
+
+
+def test_predictions_hold_all_that_the_figures_are_made_of() -> None:
+    lines = stage.predictions(FOUR).to_pylist()
+    assert [line["id"] for line in lines] == ["id-0", "id-1", "id-2", "id-3"]
+    assert lines[0]["base_answer"] == "Your order is AB12."
+    assert (lines[0]["base_exact_match"], lines[0]["tuned_exact_match"]) == (0.0, 1.0)
+    assert sum(line["tuned_text_nll"] for line in lines) / math.log(2) / sum(line["bytes"] for line in lines) == (
+        pytest.approx(1)
+    )
+
+
+def test_batch_size_and_order_of_rows_change_no_figure(
+    root: Path,
+    tmp_path: Path,
+    judged: Callable[..., Evaluation],
+    reported: Callable[..., dict[str, Any]],
+) -> None:
+    """Field faults 23 and 24, through the whole stage."""
+    rows = pq.read_table(root / "data/prompts/test.parquet").to_pylist()
+    turned = test_file(root, tmp_path / "turned", rows[::-1])
+    alone = judged(batch_size=1)
+    expected = {row.id: (base, tuned) for row, base, tuned in alone.pairs()}
+    for evaluation in (judged(batch_size=4), judged(turned, batch_size=32)):
+        for row, *models in evaluation.pairs():
+            for found, wanted in zip(models, expected[row.id], strict=True):
+                assert found.answer == wanted.answer
+                assert found.nll == pytest.approx(wanted.nll, rel=1e-5)
+        content, before = reported(evaluation), reported(alone)
+        for part in ("base", "tuned", "difference"):
+            assert content[part] == pytest.approx(before[part], rel=1e-5)
+
+
+def test_the_base_is_judged_from_the_pinned_files_and_the_tuned_model_differs(
+    root: Path, judged: Callable[..., Evaluation]
+) -> None:
+    """And nothing is scored but the last answer: the losses are those of a plain forward pass over it."""
+    import torch
+
+    from stages.lib.models import load_base
+    from stages.lib.pinned import load_pinned
+
+    evaluation = judged()
+    model = load_base(load_pinned(root / "models/base"), torch.float32, base=root / "models/base")
+    for row, base, tuned in evaluation.pairs():
+        with torch.inference_mode():
+            scores = model(torch.tensor([row.example.ids])).logits[0].double().log_softmax(-1)
+        steps = range(row.example.answer_start - 1, len(row.example.ids) - 1)
+        losses = -scores[steps, row.example.completion]
+        assert base.nll == pytest.approx(float(losses.sum()), rel=1e-5)
+        assert base.text_nll == pytest.approx(float(losses[:-1].sum()), rel=1e-5)  # without <|im_end|>
+        assert row.text_bytes == len(row.reference.encode())
+        assert tuned.nll != pytest.approx(base.nll, rel=1e-3)
+
+
+def test_an_answer_that_the_model_never_ends_is_counted_as_truncated(
+    judged: Callable[..., Evaluation], reported: Callable[..., dict[str, Any]]
+) -> None:
+    evaluation = judged(max_new_tokens=2)
+    content = reported(evaluation)
+    for name, models in (("base", evaluation.base), ("tuned", evaluation.tuned)):
+        assert content[name]["truncated_answers"] == sum(one.finish == "length" for one in models) > 0
+
+
+def test_a_limit_draws_the_same_rows_again_and_a_larger_one_only_adds(
+    root: Path, tmp_path: Path, judged: Callable[..., Evaluation]
+) -> None:
+    few, more = judged(rows=3), judged(rows=5)
+    assert [row.id for row in judged(rows=3).rows] == [row.id for row in few.rows]
+    assert {row.id for row in few.rows} < {row.id for row in more.rows}
+    assert few.left_out == {"limit": 6, "too_long": 0}
+    rows = pq.read_table(root / "data/prompts/test.parquet").to_pylist()
+    grown = test_file(root, tmp_path / "grown", [*workspace.rows(1, seed=99), *rows])
+    kept = {row.id for row in judged(grown, rows=5).rows} & {row.id for row in more.rows}
+    assert len(kept) >= 4
+
+
+def test_a_row_too_long_for_the_model_is_left_out_and_counted(
+    root: Path, tmp_path: Path, judged: Callable[..., Evaluation]
+) -> None:
+    [row] = workspace.rows(1, seed=5)
+    long = {**row, "segments": [{**row["segments"][0], "text": "0 " * 600}, row["segments"][1]]}
+    rows = pq.read_table(root / "data/prompts/test.parquet").to_pylist()
+    evaluation = judged(test_file(root, tmp_path / "some", [long, *rows]))
+    assert evaluation.left_out == {"limit": 0, "too_long": 1}
+    assert len(evaluation.rows) == len(rows)
+    with pytest.raises(UserError, match=r"none of the 1 rows leaves room .* evaluate.max_new_tokens"):
+        judged(test_file(root, tmp_path / "none", [long]))
+
+
+def test_no_test_rows_stop_the_stage_with_what_to_do(
+    root: Path, tmp_path: Path, judged: Callable[..., Evaluation]
+) -> None:
+    with pytest.raises(UserError, match=r"test.parquet holds no rows to judge. Raise split.test"):
+        judged(test_file(root, tmp_path / "empty", []))
+
+
+def test_a_missing_adapter_stops_the_stage_before_the_base_is_judged(
+    root: Path, tmp_path: Path, params_for: Callable[..., EvaluateParams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.lib.models.load_base", lambda *_, **__: pytest.fail("the base was loaded"))
+    with pytest.raises(UserError, match="dvc repro train"):
+        stage.evaluate(
+            root / "data/prompts", root / "models/base", tmp_path / "adapter", params_for("evaluate"), seed=7
+        )
+
+
+def test_too_little_memory_is_answered_with_the_param_to_lower(
+    judged: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def read(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("stages.lib.prefill.read", read)
+    with pytest.raises(UserError, match=r"too little memory for 32 rows at once. Lower evaluate.batch_size"):
+        judged(batch_size=32)
+
+
+def test_the_stage_writes_the_same_bytes_twice_and_ends_with_one_line(root: Path, tmp_path: Path) -> None:
+    """As DVC runs it: in a folder of its own, as a process."""
+    work = tmp_path / "clone"
+    shutil.copytree(root, work)
+    shutil.copytree(ROOT / "stages", work / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("max_new_tokens: 48", "max_new_tokens: 8")
+    (work / "params.yaml").write_text(text, encoding="utf-8")
+    written = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-m", "stages.evaluate"],
+            cwd=work,
+            env=os.environ | {"PYTHONPATH": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        [line] = done.stdout.splitlines()
+        assert line.startswith("evaluate: 9 rows judged · exact match ")
+        assert line.endswith(" → data/predictions/")
+        files = [*(work / "data/predictions").iterdir(), work / stage.REPORT, work / stage.BY_CATEGORY]
+        written.append({file.name: file.read_bytes() for file in files})
+    assert written[0] == written[1]
+    assert set(written[0]) == {"predictions.parquet", "predictions.jsonl", "eval.json", "eval_by_category.csv"}
+    assert set(json.loads(written[0]["eval.json"])["difference"]) == FIGURES

@@ -1,0 +1,337 @@
+"""Train, validation and test, without a twin between them."""
+
+import json
+import random
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages import split as stage
+from stages.lib import artifacts, dedupe
+from stages.lib.errors import UserError
+from stages.lib.records import SCHEMA, Message, Record, to_table
+from stages.lib.rejects import Code
+from stages.split import NAMES, assign, group, read_benchmarks, split
+from tests.lib.test_dedupe import text
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def record(question, answer="fine", category="orders", line=1, own=None):
+    return Record("a.json", line, (Message("user", question), Message("assistant", answer)), own, category)
+
+
+def many(rows, seed=1, words=15, **fields):
+    rng = random.Random(seed)
+    return [record(text(rng, words), text(rng, 5), line=line, **fields) for line in range(1, rows + 1)]
+
+
+@pytest.fixture
+def run(params_for):
+    def on(records, benchmarks=None, seed=7, **overrides):
+        return split(records, benchmarks or {}, params_for("split", **overrides), 0.7, seed)
+
+    return on
+
+
+def parts(splits):
+    """The split of each record, by id."""
+    return {one: name for name, table in splits.tables.items() for one in table["id"].to_pylist()}
+
+
+def test_each_part_gets_its_share(run):
+    splits = run(many(2000))
+    counts = {name: table.num_rows for name, table in splits.tables.items()}
+    assert counts == {name: splits.metrics[name]["rows"] for name in NAMES}
+    assert counts["test"] == pytest.approx(360, abs=50)
+    assert counts["validation"] == pytest.approx(140, abs=35)
+    assert sum(counts.values()) == 2000
+
+
+def test_every_category_gets_its_share_up_to_chance(run):
+    records = [row for name in "abcde" for row in many(400, seed=ord(name), category=name)]
+    for counts in run(records).metrics["categories"].values():
+        assert counts["test"] == pytest.approx(72, abs=31)  # four standard deviations
+        assert sum(counts.values()) == 400
+
+
+def test_the_tables_have_the_columns_of_the_records_and_their_group(run):
+    splits = run(many(50))
+    assert splits.tables["train"].schema.names == [*SCHEMA.names, "group"]
+    assert splits.tables["train"]["group"].to_pylist() == splits.tables["train"]["id"].to_pylist()
+
+
+def test_a_record_added_later_never_moves_another_between_splits(run):
+    records = many(300)
+    before = parts(run(records))
+    for number, stranger in enumerate(many(30, seed=99)):
+        after = parts(run([stranger, *records] if number % 2 else [*records, stranger])) if number < 3 else None
+        assert after is None or before.items() <= after.items()
+    assert before.items() <= parts(run([*many(200, seed=98), *records])).items()
+
+
+def test_the_order_of_the_records_decides_nothing(run):
+    records = many(200) + [record(f"my parcel {number} has not come yet, please", line=number) for number in range(30)]
+    assert parts(run(records)) == parts(run(records[::-1]))
+
+
+def test_another_seed_gives_another_split(run):
+    records = many(200)
+    assert parts(run(records, seed=7)) != parts(run(records, seed=8))
+
+
+def test_rows_that_ask_alike_stay_together_and_their_group_has_a_name(run):
+    rng = random.Random(3)
+    base = many(200)
+    twins = [
+        replace(one, messages=(Message("user", one.question + " " + text(rng, 2)), one.messages[1])) for one in base
+    ]
+    splits = run(base + twins)
+    where = parts(splits)
+    assert all(where[one.id] == where[twin.id] for one, twin in zip(base, twins, strict=True))
+    table = splits.tables["train"]
+    names = dict(zip(table["id"].to_pylist(), table["group"].to_pylist(), strict=True))
+    assert all(names[one.id] == min(one.id, twin.id) for one, twin in zip(base, twins, strict=True) if one.id in names)
+    assert splits.metrics["groups"] == 200
+    assert splits.metrics["largest_group"] == 2
+
+
+def chain(rng, rows, overlap=20, step=10):
+    """Questions of 30 words, each of which shares its last 20 with the next one (similarity .47)."""
+    words = text(rng, step * (rows - 1) + step + overlap).split()
+    return [record(" ".join(words[step * n : step * n + step + overlap]), line=n) for n in range(rows)]
+
+
+def test_no_test_row_has_a_near_duplicate_in_train(run):
+    """Even where validate was told to keep them, and where the group that they stand in is broken up."""
+    links = chain(random.Random(4), 60)
+    records = links + [record(f"{one.question} please", line=one.line + 500) for one in links]
+    splits = run(records, group_similarity=0.4)
+    assert splits.metrics["broken_groups"] == 1
+    where = parts(splits)
+    repeats = dedupe.near_repeats(records, 0.7)
+    pairs = repeats.pairs[repeats.answers >= 0.7].tolist()
+    assert len(pairs) == 60
+    kept = [pair for pair in pairs if all(records[row].id in where for row in pair)]  # the others are contaminated
+    assert len(kept) > 30
+    assert all(where[records[one].id] == where[records[other].id] for one, other in kept)
+
+
+def test_one_question_with_two_answers_is_never_both_in_train_and_test(run):
+    records = [row for one in many(100) for row in (one, record(one.question, "no", line=one.line + 500))]
+    where = parts(run(records))
+    assert all(where[one.id] == where[other.id] for one, other in zip(records[::2], records[1::2], strict=True))
+
+
+def test_a_group_that_swallows_its_category_is_broken_up_and_the_report_says_so(run):
+    """Task-shaped: rows that differ in their order number only, each with its own answer."""
+    ask = "Read the order number: my parcel ORD-{} has not come."
+    records = [record(ask.format(number), str(number), line=number) for number in range(300)]
+    splits = run(records)
+    assert (splits.metrics["broken_groups"], splits.metrics["broken_rows"]) == (1, 300)
+    assert splits.metrics["like_pairs_across"] > 0
+    assert splits.metrics["contaminated"]["rows"] == 0
+    assert all(splits.metrics[name]["rows"] > 5 for name in NAMES)
+
+
+def test_the_same_group_stays_whole_where_it_is_small_beside_its_category(run):
+    ask = "Read the order number: my parcel ORD-{} has not come."
+    numbers = [record(ask.format(number), str(number), line=number) for number in range(30)]
+    splits = run(numbers + many(300))
+    where = parts(splits)
+    assert len({where[one.id] for one in numbers}) == 1
+    assert (splits.metrics["broken_groups"], splits.metrics["largest_group"]) == (0, 30)
+
+
+def test_breaking_up_stops_at_the_lowest_similarity_that_does():
+    """A chain of likenesses at .47 holds pairs at .6: at .5 it falls apart, and the pairs stay."""
+    rng = random.Random(5)
+    links = chain(rng, 12)
+    pairs = [record(" ".join(one.question.split()[:-5]) + text(rng, 2), "other", line=99) for one in links]
+    found = group(links + pairs, similarity=0.4, near_duplicate=0.9)
+    assert found.broken_groups == 1
+    assert found.ids[:12] == found.ids[12:]
+    assert len(set(found.ids)) == 12
+
+
+def test_a_group_of_ten_rows_is_left_whole_however_small_its_category():
+    links = chain(random.Random(5), 11)
+    assert len(set(group(links[:10], 0.4, 0.7).ids)) == 1
+    assert len(set(group(links, 0.4, 0.7).ids)) == 11
+
+
+def test_500_rows_that_share_a_long_instruction_lose_none(run):
+    rng = random.Random(6)
+    instruction = text(rng, 60)
+    inputs = list(dict.fromkeys(text(rng, 10) for _ in range(500)))
+    records = [record(f"{instruction}\n\n{one}", rng.choice("ab"), line=line) for line, one in enumerate(inputs)]
+    splits = run(records)
+    assert splits.metrics["contaminated"]["rows"] == 0
+    assert splits.metrics["largest_group"] <= 3
+    assert sum(splits.metrics[name]["rows"] for name in NAMES) == len(records)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_training_row_that_gives_away_a_benchmark_question_is_rejected(run, language):
+    rng = random.Random(7)
+    question = text(rng, 25, language)
+    leaks = [record(f"{text(rng, 30, language)} {question}", line=line) for line in range(1000, 1010)]
+    splits = run(many(300) + leaks, {"exam.jsonl:3": question})
+    kept_out = [one for one in splits.rejected if one.reject.detail["by"] == "benchmarks"]
+    assert kept_out
+    assert not {one.line for one in kept_out} & set(splits.tables["train"]["line"].to_pylist())
+    held_out = [line for name in NAMES[1:] for line in splits.tables[name]["line"].to_pylist() if line >= 1000]
+    assert len(kept_out) + len(held_out) == 10
+    first = kept_out[0]
+    assert first.reject.code == Code.CONTAMINATED
+    assert first.reject.detail["question"] == "data/benchmarks/exam.jsonl:3"
+    assert splits.metrics["contaminated"] == {"rows": len(kept_out), "benchmarks": len(kept_out)}
+
+
+def test_a_training_row_that_gives_away_a_test_question_is_rejected(run):
+    records = many(300)
+    where = parts(run(records))
+    asked = next(one for one in records if where[one.id] == "test").question
+    rng = random.Random(8)
+    leaks = [record(f"{text(rng, 40)} {asked} {text(rng, 40)}", line=line) for line in range(1000, 1008)]
+    splits = run(records + leaks)
+    trained = set(splits.tables["train"]["line"].to_pylist())
+    assert splits.metrics["contaminated"]["test"] >= 1
+    assert not trained & set(range(1000, 1008))
+
+
+@pytest.mark.parametrize(
+    ("rows", "shares", "needed"),
+    [
+        (0, {}, "test and train and validation"),
+        (1, {}, "test and train and validation"),
+        (2, {}, "test and train and validation"),
+        (1, {"validation": 0}, "test and train"),
+    ],
+)
+def test_too_few_rows_are_said_in_one_sentence(run, rows, shares, needed):
+    """Field fault 10."""
+    with pytest.raises(UserError, match=rf"{rows} rows in {rows} groups .* too few for {needed}.*split\.validation"):
+        run(many(rows), **shares)
+
+
+@pytest.mark.parametrize(
+    ("rows", "shares", "expected"),
+    [
+        (3, {}, {"train": 1, "validation": 1, "test": 1}),
+        (2, {"validation": 0}, {"train": 1, "validation": 0, "test": 1}),
+        (1, {"validation": 0, "test": 0}, {"train": 1, "validation": 0, "test": 0}),
+    ],
+)
+def test_a_group_for_each_part_is_enough(run, rows, shares, expected):
+    """Field fault 10: the documented minimum; no part that was asked for is empty."""
+    assert {name: table.num_rows for name, table in run(many(rows), **shares).tables.items()} == expected
+
+
+@pytest.mark.parametrize(
+    "ask", ["Tell me all about apples, number {}.", "Tell me all that you know about the round fruit that is called {}"]
+)
+def test_thirty_rows_that_are_one_group_give_a_split_or_a_sentence(run, ask):
+    """Field fault 10."""
+    try:
+        splits = run([record(ask.format(number), "Apples are fruit.", line=number) for number in range(30)])
+    except UserError as error:
+        assert "groups of like rows are too few" in str(error)
+    else:
+        assert all(splits.metrics[name]["rows"] for name in NAMES)
+
+
+def test_near_duplicates_alone_are_one_group_and_one_sentence(run):
+    """Field fault 10: they are never parted, so there is nothing to split."""
+    words = text(random.Random(9), 60).split()
+    records = [record(" ".join([*words[:n], "changed", *words[n + 1 :]]), line=n) for n in range(0, 60, 6)]
+    with pytest.raises(UserError, match=r"10 rows in 1 groups of like rows are too few"):
+        run(records)
+
+
+@given(st.integers(3, 60), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_no_part_that_was_asked_for_is_ever_empty(params_for, groups, seed):
+    names = [f"group {number}" for number in range(groups)]
+    found = assign(names * 2, params_for("split"), seed)
+    assert found[:groups] == found[groups:]
+    assert set(found) == set(NAMES)
+
+
+def test_a_part_whose_share_is_zero_stays_empty(params_for):
+    names = [f"group {number}" for number in range(500)]
+    assert Counter(assign(names, params_for("split", test=0), 7))["test"] == 0
+
+
+def test_a_training_set_of_nothing_but_leaks_is_said_in_one_sentence(run):
+    records = many(3)
+    with pytest.raises(UserError, match="all 1 training rows give away"):
+        run(records, {"exam.jsonl:1": " ".join(one.question for one in records)}, contamination=0.1)
+
+
+def test_benchmarks_are_read_in_any_form(tmp_path):
+    rows = [{"prompt": "a"}, {"question": "b", "answer": "x"}, {"text": "c"}, {"instruction": "d", "output": "y"}]
+    (tmp_path / "exam.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert read_benchmarks(tmp_path) == {f"exam.jsonl:{line}": text for line, text in enumerate("abcd", 1)}
+    assert read_benchmarks(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize("line", ["{oops", '{"answer": "4"}', '"text"', '{"prompt": ""}'])
+def test_a_benchmark_row_that_cannot_be_read_stops_the_stage(tmp_path, line):
+    (tmp_path / "exam.jsonl").write_text(f'{{"prompt": "a"}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"exam\.jsonl:2"):
+        read_benchmarks(tmp_path)
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "data" / "clean").mkdir(parents=True)
+    artifacts.write_parquet(stage.CLEAN, to_table(many(200)))
+    monkeypatch.setattr(sys, "argv", ["split"])
+    return tmp_path
+
+
+def test_the_stage_writes_its_files_and_one_line_and_the_same_again(clone, capsys):
+    stage.main()
+    files = ["data/splits/rejected.jsonl", "reports/split.json", *(f"data/splits/{name}.parquet" for name in NAMES)]
+    before = [Path(file).read_bytes() for file in files]
+    rows = [pq.read_table(f"data/splits/{name}.parquet").num_rows for name in NAMES]
+    assert capsys.readouterr().out == (
+        f"split: 200 rows in 200 groups · {rows[0]} train · {rows[1]} validation · {rows[2]} test · "
+        "0 contaminated → data/splits/rejected.jsonl\n"
+    )
+    stage.main()
+    assert [Path(file).read_bytes() for file in files] == before
+
+
+def test_a_category_that_no_test_row_judges_is_named(clone, capsys):
+    artifacts.write_parquet(stage.CLEAN, to_table([*many(50), record("what about this one", category="rare")]))
+    stage.main()
+    err = capsys.readouterr().err
+    report = json.loads(Path("reports/split.json").read_text(encoding="utf-8"))
+    assert ("no test row judges the categories rare" in err) == (report["categories"]["rare"]["test"] == 0)
+
+
+def test_a_missing_input_names_the_stage_that_makes_it(clone):
+    stage.CLEAN.unlink()
+    with pytest.raises(UserError, match="dvc repro validate"):
+        stage.main()
+
+
+def test_the_report_has_no_list_in_it(run):
+    """DVC skips lists in metrics."""
+
+    def values(metrics):
+        for value in metrics.values():
+            yield from values(value) if isinstance(value, dict) else [value]
+
+    assert {type(value) for value in values(run(many(50)).metrics)} <= {int, float, np.int64}

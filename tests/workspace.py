@@ -1,0 +1,91 @@
+"""A small working folder as the stages leave it: a pinned tiny base, prompts that can be learned, packed rows."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from stages import base as base_stage
+from stages import tokenize as tokenize_stage
+from stages.lib import artifacts, prompts
+from stages.lib.params import sections
+from tests import bases, tiny
+
+SPECIALS = ("<|im_start|>", "<|im_end|>")
+
+
+def save_tiny_model(folder: Path, kind: str = "llama") -> Path:
+    """A folder as a hub model would be: safetensors, config, tokenizer, chat template."""
+    tokenizer_json = bases.byte_level(*SPECIALS)
+    bases.write_base(folder, tokenizer_json, chat_template=bases.SMOL, eos="<|im_end|>", pad="<|im_end|>")
+    (folder / "base.json").unlink()
+    makers = {"llama": tiny.tiny_llama, "gpt2": tiny.tiny_gpt2, "qwen2": tiny_qwen2}
+    makers[kind](initializer_range=0.02).save_pretrained(folder)
+    return folder
+
+
+def tiny_qwen2(seed: int = 0, vocabulary: int = tiny.VOCABULARY, **settings: Any) -> Any:
+    """Biased projections, grouped-query attention."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        **settings,
+    )
+    return Qwen2ForCausalLM(config).eval()
+
+
+def rows(count: int, seed: int = 0, longest: int = 4) -> list[dict[str, Any]]:
+    """Prompts whose answer stands in them."""
+    draw = random.Random(seed)
+    made = []
+    for number in range(count):
+        answer = " ".join(draw.choice("0123456789") for _ in range(draw.randint(1, longest)))
+        prompt = f"<|im_start|>user\nRead the order number {answer}<|im_end|>\n<|im_start|>assistant\n"
+        segments = [
+            {"text": prompt, "trained": False, "literal": False},
+            {"text": answer + "<|im_end|>", "trained": True, "literal": False},
+        ]
+        row = {"id": f"{seed:02}-{number:04}", "category": f"c{number % 2}", "group": f"{seed}-{number}"}
+        made.append(row | {"segments": segments, "prompt": prompt, "reference": answer})
+    return made
+
+
+def write_prompts(folder: Path, train: int = 24, validation: int = 6, test: int = 8, longest: int = 4) -> None:
+    """`data/prompts` with its template."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (name, count) in enumerate({"train": train, "validation": validation, "test": test}.items()):
+        table = pa.Table.from_pylist(rows(count, seed, longest), schema=prompts.SCHEMA)
+        artifacts.write_parquet(folder / f"{name}.parquet", table)
+    template = {"template": "tokenizer", "chat_template": bases.SMOL, "stop": ["<|im_end|>"], "lead": ""}
+    artifacts.write_json(folder / "template.json", template | {"bos": None, "eos": "<|im_end|>", "pad": "<|im_end|>"})
+
+
+def make(root: Path, kind: str = "llama", max_length: int = 96, **sizes: int) -> Path:
+    """Everything that training needs, below `root`."""
+    model = save_tiny_model(root / "origin", kind)
+    with artifacts.replacing(root / "models/base") as out:
+        base_stage.pin(params("base", name=str(model), revision=None), out)
+    write_prompts(root / "data/prompts", **sizes)
+    with artifacts.replacing(root / "data/packed") as out:
+        settings = params("tokenize", max_length=max_length, pack=True)
+        tokenize_stage.tokenize(root / "data/prompts", root / "models/base", out, settings, seed=7)
+    return root
+
+
+def params(section: str, **overrides: Any) -> Any:
+    """A section of params.yaml with overrides."""
+    from ruamel.yaml import YAML
+
+    document = YAML(typ="safe", pure=True).load(Path(__file__).parent.parent.joinpath("params.yaml").read_text("utf-8"))
+    return sections()[section].model_validate(document[section] | overrides)
