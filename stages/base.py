@@ -228,7 +228,7 @@ def _architecture(config: dict[str, Any], name: str) -> str:
 
 
 def _sizes(folder: Path) -> dict[str, Any]:
-    """Tokens that the model can read at once (recurrent models set no bound of their own), and rows of its embedding."""
+    """Tokens that the model reads at once (recurrent models set no bound of their own), and rows of its embedding."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()

@@ -158,8 +158,8 @@ def _settle(rows: list[Row], conflicts: list[list[Row]], latest: Mapping[str, in
     if policy == "fail":
         places = [", ".join(row.raw.place for row in together) for together in conflicts]
         raise UserError(
-            f"{RAW}: validate.conflicting_answers is fail, but some questions have more than one answer "
-            f"({len(conflicts):,}). Decide on one each, or set keep-all, first or newest in params.yaml.{_listed(places)}"
+            f"{RAW}: some questions have more than one answer ({len(conflicts):,}), and validate.conflicting_answers "
+            f"is fail. Decide on one each, or set keep-all, first or newest in params.yaml.{_listed(places)}"
         )
     losers = set()
     for together in conflicts:

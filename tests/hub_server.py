@@ -47,10 +47,10 @@ def serving(repositories: dict[str, Path], gated: tuple[str, ...] = ()) -> Itera
 class _Handler(BaseHTTPRequestHandler):
     server: Hub
 
-    def do_GET(self) -> None:  # noqa: N802  # the name that http.server calls
+    def do_GET(self) -> None:
         self._answer()
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._answer()
 
     def log_message(self, *_: object) -> None:

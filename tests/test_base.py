@@ -1,4 +1,4 @@
-"""Whatever the base is named by, what is pinned is its content: the same bytes everywhere, and nothing that runs code."""
+"""However the base is named, what is pinned is its content: the same bytes everywhere, and nothing that runs code."""
 
 import json
 import shutil
@@ -196,22 +196,20 @@ def test_a_folder_that_is_no_safe_whole_model_is_refused_in_a_sentence(originals
 
 
 @pytest.mark.parametrize(
-    ("name", "revision", "sentence"),
+    ("name", "sentence"),
     [
-        ("no/such/folder/here", None, "there is no such folder or file, and it is no hub id"),
-        ("../nowhere", None, "there is no such folder or file"),
-        ("my model", None, "there is no such folder or file"),
-        ("nowhere/tiny.gguf", None, "there is no such file"),
-        ("package:not_installed_here/tiny.gguf", None, "no package not_installed_here is installed"),
-        ("package:json/tiny.gguf", None, "json holds no file 'tiny.gguf'"),
-        ("package:", None, "is installed"),
+        ("no/such/folder/here", "there is no such folder or file, and it is no hub id"),
+        ("../nowhere", "there is no such folder or file"),
+        ("my model", "there is no such folder or file"),
+        ("nowhere/tiny.gguf", "there is no such file"),
+        ("package:not_installed_here/tiny.gguf", "no package not_installed_here is installed"),
+        ("package:json/tiny.gguf", "json holds no file 'tiny.gguf'"),
+        ("package:", "is installed"),
     ],
 )
-def test_a_name_that_stands_for_nothing_is_refused_without_asking_a_hub(
-    tmp_path, monkeypatch, name, revision, sentence
-):
+def test_a_name_that_stands_for_nothing_is_refused_without_asking_a_hub(tmp_path, monkeypatch, name, sentence):
     monkeypatch.setattr(base.hub, "fetch", lambda *_: pytest.fail("a hub was asked"))
-    assert sentence in refusal(name, tmp_path, revision)
+    assert sentence in refusal(name, tmp_path)
 
 
 def test_a_folder_has_no_revisions(llama, tmp_path):
@@ -252,10 +250,9 @@ def test_another_gguf_file_than_the_one_insisted_on_is_refused(gguf, tmp_path):
 @pytest.mark.parametrize("share", [0, 0.3, 0.9])
 def test_a_cut_gguf_file_is_refused(gguf, tmp_path, share):
     content = gguf[0].read_bytes()
-    (tmp_path / "cut.gguf").write_bytes(content[: int(len(content) * share)])
-    assert "cut.gguf is no GGUF model that transformers reads, or is damaged" in refusal(
-        tmp_path / "cut.gguf", tmp_path
-    )
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(content[: int(len(content) * share)])
+    assert "cut.gguf is no GGUF model that transformers reads, or is damaged" in refusal(path, tmp_path)
 
 
 def test_a_file_that_only_calls_itself_gguf_is_refused(tmp_path):

@@ -238,14 +238,11 @@ def test_a_group_for_each_part_is_enough(run, rows, shares, expected):
 @pytest.mark.parametrize(
     "ask", ["Tell me all about apples, number {}.", "Tell me all that you know about the round fruit that is called {}"]
 )
-def test_thirty_rows_that_are_one_group_give_a_split_or_a_sentence(run, ask):
+def test_thirty_rows_that_are_one_group_are_broken_up(run, ask):
     """Field fault 10."""
-    try:
-        splits = run([record(ask.format(number), "Apples are fruit.", line=number) for number in range(30)])
-    except UserError as error:
-        assert "groups of like rows are too few" in str(error)
-    else:
-        assert all(splits.metrics[name]["rows"] for name in NAMES)
+    metrics = run([record(ask.format(number), "Apples are fruit.", line=number) for number in range(30)]).metrics
+    assert metrics["broken_groups"] == 1
+    assert all(metrics[name]["rows"] for name in NAMES)
 
 
 def test_near_duplicates_alone_are_one_group_and_one_sentence(run):

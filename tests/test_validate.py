@@ -22,7 +22,7 @@ from tests.lib.test_dedupe import text
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTION, ANSWER = "Where is my order? It should have been here by now, you said.", "It left our house on Monday."
-问题, 回答 = "我的订单怎么还没有到？你们说过星期一就能送达的。", "您的订单星期一已经发出。"
+QUESTION_ZH, ANSWER_ZH = "我的订单怎么还没有到？你们说过星期一就能送达的。", "您的订单星期一已经发出。"
 
 
 def alpaca(question=QUESTION, answer=ANSWER, **fields):
@@ -34,9 +34,8 @@ def write(folder, files):
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, list):
-            content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+        lines = [json.dumps(row, ensure_ascii=False) for row in content] if isinstance(content, list) else [content]
+        path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode("utf-8") for line in lines))
     return folder
 
 
@@ -59,20 +58,20 @@ GOOD = alpaca("What time do you open on Sundays?", "At ten.")
 
 # One planted row for each code, in English and Chinese: it is the second of two rows, and the only one rejected.
 PLANTED = [
-    (Code.MISSING_FIELD, {"instruction": QUESTION}, {"instruction": 问题}),
-    (Code.WRONG_TYPE, alpaca(answer=12), alpaca(问题, ["好"])),
-    (Code.EMPTY_OUTPUT, alpaca(answer=" "), alpaca(问题, "\u3000\u200b")),
-    (Code.EMPTY_PROMPT, alpaca(""), alpaca("\u3000", 回答)),
+    (Code.MISSING_FIELD, {"instruction": QUESTION}, {"instruction": QUESTION_ZH}),
+    (Code.WRONG_TYPE, alpaca(answer=12), alpaca(QUESTION_ZH, ["好"])),
+    (Code.EMPTY_OUTPUT, alpaca(answer=" "), alpaca(QUESTION_ZH, "\u3000\u200b")),
+    (Code.EMPTY_PROMPT, alpaca(""), alpaca("\u3000", ANSWER_ZH)),
     (
         Code.ROLE_ORDER,
         {"conversations": [{"from": "gpt", "value": ANSWER}]},
-        {"messages": [{"role": "user", "content": 问题}]},
+        {"messages": [{"role": "user", "content": QUESTION_ZH}]},
     ),
-    (Code.CONTROL_CHARACTERS, alpaca(answer="On its\x07 way"), alpaca(问题, "\ud83d 好")),
-    (Code.TOO_SHORT, alpaca(answer="ok"), alpaca(问题, "好")),
-    (Code.TOO_LONG, alpaca(answer=ANSWER * 20), alpaca(问题, 回答 * 50)),
-    (Code.SECRET, alpaca("My key AKIAIOSFODNN7EXAMPLE fails"), alpaca("密钥AKIAIOSFODNN7EXAMPLE不行", 回答)),
-    (Code.PERSONAL_DATA, alpaca("I am anna@fjordpost.com"), alpaca("我的手机是13800138000", 回答)),
+    (Code.CONTROL_CHARACTERS, alpaca(answer="On its\x07 way"), alpaca(QUESTION_ZH, "\ud83d 好")),
+    (Code.TOO_SHORT, alpaca(answer="ok"), alpaca(QUESTION_ZH, "好")),
+    (Code.TOO_LONG, alpaca(answer=ANSWER * 20), alpaca(QUESTION_ZH, ANSWER_ZH * 50)),
+    (Code.SECRET, alpaca("My key AKIAIOSFODNN7EXAMPLE fails"), alpaca("密钥AKIAIOSFODNN7EXAMPLE不行", ANSWER_ZH)),
+    (Code.PERSONAL_DATA, alpaca("I am anna@fjordpost.com"), alpaca("我的手机是13800138000", ANSWER_ZH)),
     (Code.JSON_SYNTAX, '{"instruction": "q",}', '{"instruction": "问", "instruction": "题"}'),
     (Code.NOT_UTF8, b'{"instruction": "caf\xe9"}', '{"instruction": "退款"}'.encode("gbk")),
 ]
@@ -90,7 +89,7 @@ def test_a_planted_fault_is_the_only_row_rejected(run, code, row):
     assert outcome.metrics["rejected"] == {code: 1}
 
 
-@pytest.mark.parametrize(("question", "answer"), [(QUESTION, ANSWER), (问题, 回答)], ids=["en", "zh"])
+@pytest.mark.parametrize(("question", "answer"), [(QUESTION, ANSWER), (QUESTION_ZH, ANSWER_ZH)], ids=["en", "zh"])
 def test_duplicates_name_the_row_that_they_repeat(run, question, answer):
     rows = [
         alpaca(question, answer),
@@ -325,7 +324,7 @@ def test_the_output_is_the_same_to_the_bit_whatever_the_order_of_the_files_on_di
     assert outputs[0] == outputs[1]
 
 
-SAID = st.text(max_size=12) | st.sampled_from([QUESTION, ANSWER, 问题, "", " ", "\x00", "a@fjordpost.com"])
+SAID = st.text(max_size=12) | st.sampled_from([QUESTION, ANSWER, QUESTION_ZH, "", " ", "\x00", "a@fjordpost.com"])
 ANY = st.none() | st.booleans() | st.integers() | st.floats() | SAID | st.lists(SAID, max_size=2)
 ROW = st.one_of(
     st.fixed_dictionaries({"instruction": SAID, "output": SAID}, optional={"input": ANY, "category": ANY, "tags": ANY}),

@@ -39,8 +39,8 @@ def replacing(target: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 with Unix line ends, atomically.
 
-    A lone surrogate can reach us from raw JSON (\\ud83d) or a file's name, and has no UTF-8 form: it is written as its
-    escape, which is also JSON's.
+    A lone surrogate can reach us from raw JSON or a file's name, and has no UTF-8 form: its escape is written instead,
+    which JSON reads back as the surrogate.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.part")

@@ -45,7 +45,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Whether the disk, or the user's share of it, was too small; libraries in Rust and C++ wrap the error in theirs."""
+    """Whether the disk, or the user's share of it, was too small; libraries in Rust wrap that error in their own."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -38,26 +37,22 @@ def outcome(error, capsys):
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (UserError('data/raw/a.json:3: "output" is empty.'), 1, 'error: data/raw/a.json:3: "output" is empty.\n'),
+        (UserError('data/raw/a.json:3: "output" is empty.'), 1, 'data/raw/a.json:3: "output" is empty.\n'),
+        (KeyboardInterrupt(), 130, "interrupted; outputs are written whole or not at all, so `dvc repro` carries on"),
         (
-            KeyboardInterrupt(),
-            130,
-            "error: interrupted; outputs are written whole or not at all, so `dvc repro` carries",
-        ),
-        (
-            OSError(errno.ENOSPC, "No space left on device", "models/adapter"),
+            OSError(errno.ENOSPC, "No space left on device", "models/base"),
             1,
-            "error: the disk is full (models/adapter).",
+            "the disk is full (models/base). Free some",
         ),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), 1, "error: the disk is full ("),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 1, "the disk is full ("),
         # as safetensors words it
-        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "error: the disk is full ("),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "the disk is full ("),
     ],
 )
 def test_what_the_user_can_mend_is_one_sentence_and_no_traceback(capsys, error, code, said):
     got, err = outcome(error, capsys)
     assert got == code
-    assert err.startswith(said)
+    assert err.startswith(f"error: {said}")
     assert err.count("\n") == 1
 
 
@@ -99,21 +94,18 @@ def test_a_warning_goes_to_stderr_so_that_stdout_stays_the_summary(capsys):
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stage_that_is_stopped_leaves_nothing_half_written(tmp_path, sent, code):
-    work = (
-        "import time; from pathlib import Path; from stages.lib import artifacts, errors\n"
+    code_of_stage = (
+        "import sys, time; from pathlib import Path; from stages.lib import artifacts, errors\n"
         "def main():\n"
-        "    with artifacts.replacing(Path(r'%s') / 'out') as out:\n"
+        "    with artifacts.replacing(Path(sys.argv[1])) as out:\n"
         "        (out / 'half').touch(); print('ready', flush=True); time.sleep(60)\n"
-        "errors.run(main)" % tmp_path
+        "errors.run(main)"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", work], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", code_of_stage, str(tmp_path / "out")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
-    started = time.monotonic()
     os.kill(process.pid, sent)
     _, err = process.communicate(timeout=30)
     assert process.returncode == code
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
-    assert time.monotonic() - started < 30

@@ -27,7 +27,7 @@ print(type(model).__name__, len(models.load_tokenizer()("Order 4711").input_ids)
 
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory):
-    """Repositories as authors leave them: with pickles, code and prose beside the safetensors, or with pickles alone."""
+    """Repositories as authors leave them: with pickles, code and prose beside the safetensors, or pickles alone."""
     root = tmp_path_factory.mktemp("hub")
     folder = on_disk.model_folder(root / "tiny")
     for extra in ("pytorch_model.bin", "training_args.bin", "modeling_tiny.py", "README.md", "tf_model.h5"):
@@ -102,9 +102,8 @@ def fetch(monkeypatch, tmp_path):
     def go(endpoint, name, revision=None):
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+        route = "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + route)
         return hub.fetch(name, revision)
 
     return go
@@ -147,7 +146,7 @@ def test_what_the_hub_will_not_or_must_not_give_is_refused_in_a_sentence(reposit
 def test_without_hub_and_without_copy_there_is_a_way_out(repositories, fetch):
     with hub_server.serving(repositories) as server:
         pass
-    with pytest.raises(UserError, match="the hub cannot be reached .* and no whole copy is in the cache. Go online"):
+    with pytest.raises(UserError, match=r"the hub cannot be reached .* and no whole copy is in the cache\. Go online"):
         fetch(server.endpoint, NAME)
 
 

@@ -1,4 +1,4 @@
-"""The one place that loads a model: pinned files only, the right base for an adapter, and a type the device computes in."""
+"""A model is loaded in one place: pinned files only, an adapter on its own base, in a type the device computes in."""
 
 import shutil
 
@@ -118,10 +118,9 @@ def test_an_adapter_of_another_base_of_the_same_shapes_is_refused(bases, tmp_pat
 
 
 def test_a_missing_adapter_names_the_stage_that_makes_it(bases, tmp_path):
+    folder = bases / "llama/base"
     with pytest.raises(UserError, match=r"retune\.json is missing\. Run `dvc repro train` first"):
-        models.load_tuned(
-            load_pinned(bases / "llama/base"), tmp_path / "none", torch.float32, base=bases / "llama/base"
-        )
+        models.load_tuned(load_pinned(folder), tmp_path / "none", torch.float32, base=folder)
 
 
 def test_fully_tuned_weights_stand_for_themselves(bases, tmp_path):

@@ -99,10 +99,8 @@ def test_a_whole_number_is_whole_however_it_is_written(written, text):
         ({"pack": "1"}, "tokenize.pack is 1; true or false is allowed."),
         ({"template": "null"}, "format.template is null; text is allowed."),
         ({"system": "1"}, "format.system is 1; text or null is allowed."),
-        (
-            {"target_modules": "[q_proj, 3]"},
-            'train.lora.target_modules is ["q_proj", 3]; text or a list of texts is allowed.',
-        ),
+        ({"target_modules": "3"}, "train.lora.target_modules is 3; text or a list of texts is allowed."),
+        ({"target_modules": "[q, 3]"}, 'train.lora.target_modules is ["q", 3]; text or a list of texts is allowed.'),
         ({"columns": "{instruction: 3}"}, "validate.columns.instruction is 3; text is allowed."),
         ({"columns": "[]"}, "validate.columns is []; a block of keys is allowed here."),
         # the seed
@@ -124,7 +122,7 @@ def test_a_value_that_cannot_be_is_refused_with_what_can(written, change, senten
         ("    alpha:", "    alhpa:", "train.lora.alhpa is not a known key; did you mean alpha?"),
         ("train:\n", "trian:\n", "trian is not a known key; did you mean train?"),
         ("seed:", "sede:", "sede is not a known key; did you mean seed?"),
-        ("bits_per_byte, at_most: 0.0", "bits_per_byte, at_msot: 0.0", "merge.gates.1.at_msot is not a known key; did you mean at_most?"),
+        (" at_most:", " at_msot:", "merge.gates.1.at_msot is not a known key; did you mean at_most?"),
         ("  lr:", "  zzz: 1\n  lr:", f"train.zzz is not a known key; known here are {TRAIN_KEYS}."),
         ("seed:", "1: x\nseed:", "1 is not a known key; known here are seed, base, evaluate, format, merge, report, "
          "split, tokenize, train, validate."),
@@ -179,7 +177,7 @@ def test_a_mistake_in_another_stages_section_stops_the_first_stage(written):
         ("seed: [7\n", "params.yaml:2: not valid YAML: expected ',' or ']', but got '<stream end>'."),
         ("seed: 7\nseed: 8\n", 'params.yaml:2: not valid YAML: found duplicate key "seed" with value "8" '
          '(original value: "7").'),
-        (f"{TEXT}\n---\nseed: 8\n", f"params.yaml:{TEXT.count(chr(10)) + 2}: not valid YAML: but found another document."),
+        ("seed: 7\n---\nseed: 8\n", "params.yaml:2: not valid YAML: but found another document."),
         ("seed: !!python/object/apply:os.getcwd []\n", "params.yaml:1: not valid YAML: could not determine a "
          "constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.getcwd'."),
         ("", "params.yaml holds no keys. `git checkout params.yaml` brings the original back."),

@@ -92,7 +92,7 @@ def test_a_key_that_stands_twice_costs_one_row_of_an_array(read):
 
 
 def test_a_line_that_is_not_utf8_costs_one_row_of_jsonl(read):
-    content = '{"a": "1"}\n'.encode() + '{"a": "退款"}\n'.encode("gbk") + '{"a": "3"}\n'.encode()
+    content = b'{"a": "1"}\n' + '{"a": "退款"}\n'.encode("gbk") + b'{"a": "3"}\n'
     assert read("rows.jsonl", content) == [(1, {"a": "1"}), (2, Code.NOT_UTF8), (3, {"a": "3"})]
 
 
