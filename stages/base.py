@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -290,6 +291,8 @@ def _summary(pinned: Pinned) -> str:
 def main() -> None:
     """Run the stage."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported, which only the libraries below do
     params = load(BaseParams)
     with runtime.measured("base"), artifacts.replacing(BASE) as out:
         pinned = pin(params, out)

@@ -1,7 +1,7 @@
 """Read a batch of prompts once, for everything that a model is asked about them.
 
 To score a reference and to write an answer, a model has to read the same prompt, and where answers are short that is
-most of the work. Reading once saves a third of the time (SmolLM2-135M, prompts of 80 tokens, answers of up to 48).
+most of the work. Reading once saves a quarter of the time (SmolLM2-135M, prompts of 80 tokens, answers of up to 48).
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,155 @@
+"""Merging: gates that hold, weights that compute what was judged, a folder that any program can load."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages import evaluate as evaluate_stage
+from stages import merge as stage
+from stages import train as train_stage
+from stages.lib import artifacts, models
+from stages.lib.ending import read_ending
+from stages.lib.errors import UserError
+from stages.lib.pinned import load_pinned
+from stages.lib.tokens import load_tokenizer
+from stages.params.merge import Gate
+from tests import workspace
+
+REPORT = {"difference": {"exact_match": 0.25, "bits_per_byte": -0.5}, "tuned": {"rows": 12}, "signature": {"bleu": "x"}}
+
+
+def tuned_workspace(root: Path, kind: str, method: str) -> Path:
+    workspace.make(root, kind)
+    settings = workspace.params("train", method=method, lr=5e-3, max_steps=4, epochs=9)
+    (root / "models/adapter").mkdir()
+    train_stage.train(
+        root / "data/packed", root / "models/base", root / "models/adapter", root / "state", settings, seed=7
+    )
+    return root
+
+
+def merge(root: Path, dtype: str = "auto") -> dict[str, Any]:
+    """Merge, compared on what the tuned model answers here and now."""
+    pinned, tokenizer = load_pinned(root / "models/base"), load_tokenizer(root / "models/base")
+    ending = read_ending(root / "data/prompts/template.json", pinned, tokenizer)
+    rows = judged(root, ending, tokenizer)
+    (root / "models/merged").mkdir(parents=True, exist_ok=True)
+    return stage.merge(root / "models/base", root / "models/adapter", rows, ending, root / "models/merged", dtype)
+
+
+def judged(root: Path, ending: Any, tokenizer: Any) -> list[stage.Judged]:
+    from stages.lib.prompts import Segment
+
+    table = artifacts.read_parquet(root / "data/prompts/test.parquet", made_by="format").to_pylist()
+    examples = tokenizer.encode([[Segment(**one) for one in row["segments"]] for row in table])
+    model = models.load_tuned(load_pinned(root / "models/base"), root / "models/adapter", torch.float32, base=root / "models/base")
+    made = []
+    for example in examples:
+        with torch.inference_mode():
+            out = model.generate(
+                input_ids=torch.tensor([list(example.prompt)]),
+                attention_mask=torch.ones(1, len(example.prompt), dtype=torch.long),
+                max_new_tokens=6,
+                do_sample=False,
+                eos_token_id=list(ending.stops.ids),
+                pad_token_id=0,
+            )[0, len(example.prompt) :].tolist()
+        end = next((place for place, token in enumerate(out) if token in ending.stops.ids), None)
+        made.append(stage.Judged(example, ending.without_lead(ending.decode(out[:end])), 6))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2"])
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+def test_the_merged_model_answers_as_the_judged_one_did(tmp_path: Path, kind: str, method: str) -> None:
+    """Field fault 25 for qlora: the update goes into the full-precision base, never into 4 bits."""
+    root = tuned_workspace(tmp_path, kind, method)
+
+    compared = merge(root)
+
+    assert compared["max_logit_difference"] < 1e-3
+    assert compared["same_greedy_texts"] == 1.0
+    assert compared["dtype"] == "float32"
+    assert compared["compared_rows"] == 8
+
+
+def test_any_program_loads_the_merged_model_and_knows_where_to_stop(tmp_path: Path) -> None:
+    """Also met: servers run on to the limit when generation_config lacks the template's terminator."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    root = tuned_workspace(tmp_path, "llama", "lora")
+    merge(root)
+    merged = root / "models/merged"
+
+    model = AutoModelForCausalLM.from_pretrained(merged, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(merged, local_files_only=True)
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True)
+
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert text.endswith("<|im_start|>assistant\n")
+    assert model.generation_config.eos_token_id in (end, [end])
+    assert model.config.vocab_size == 400  # field fault 27: as many rows as the base, whatever the tokenizer knows
+    assert {file.suffix for file in merged.iterdir()} == {".json", ".jinja", ".safetensors"}
+    for file in merged.glob("*.json"):
+        assert str(tmp_path) not in file.read_text(encoding="utf-8"), file.name
+
+
+def test_a_smaller_type_is_named_and_its_rounding_measured(tmp_path: Path) -> None:
+    root = tuned_workspace(tmp_path, "llama", "lora")
+
+    compared = merge(root, "bfloat16")
+
+    assert compared["dtype"] == "bfloat16"
+    assert 0 < compared["max_logit_difference"] < 1
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
+    root = tuned_workspace(tmp_path, "llama", "lora")
+    origin = json.loads((root / "models/adapter/retune.json").read_text())
+    origin["base"]["weights"]["model.safetensors"] = "0" * 64
+    (root / "models/adapter/retune.json").write_text(json.dumps(origin))
+
+    with pytest.raises(UserError, match="was trained on another base"):
+        merge(root)
+
+
+def test_a_missing_adapter_is_named(tmp_path: Path) -> None:
+    root = workspace.make(tmp_path)
+
+    with pytest.raises(UserError, match=r"retune\.json is missing\. Run `dvc repro train`"):
+        models.load_tuned(load_pinned(root / "models/base"), root / "models/adapter", torch.float32)
+
+
+def gate(metric: str, **bounds: float) -> Gate:
+    return Gate(metric=metric, **bounds)
+
+
+def test_gates_that_hold_are_written_down() -> None:
+    outcome = stage.gates(REPORT, [gate("difference.exact_match", at_least=0.2), gate("tuned.rows", at_most=12)])
+
+    assert outcome["difference.exact_match"] == {"value": 0.25, "at_least": 0.2, "passed": True}
+    assert outcome["tuned.rows"] == {"value": 12, "at_most": 12, "passed": True}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        ([gate("difference.exact_match", at_least=0.5)], "difference.exact_match is 0.25, 0.25 below 0.5"),
+        ([gate("difference.bits_per_byte", at_most=-1.0)], "difference.bits_per_byte is -0.5, 0.5 above -1"),
+        ([gate("tuned.rows", at_least=20), gate("tuned.rows", at_most=3)], "8 below 20; tuned.rows is 12, 9 above 3"),
+        ([gate("difference.bleu", at_least=0.0)], "merge.gates names difference.bleu"),
+        ([gate("signature.bleu", at_least=0.0)], "does not hold as a number"),
+    ],
+)
+def test_a_failing_gate_stops_the_merge_and_says_by_how_much(wanted: list[Gate], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence.replace(".", r"\.")):
+        stage.gates(REPORT, wanted)
+
+
+def test_the_columns_that_merge_reads_are_those_that_evaluate_writes() -> None:
+    """The contract between the two, in the one place where a rename would break it silently."""
+    assert stage.PREDICTIONS.parent == evaluate_stage.PREDICTIONS
+    assert stage.PROMPTS == evaluate_stage.PROMPTS
