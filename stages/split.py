@@ -84,7 +84,7 @@ def split(
     table = to_table(records).append_column("group", pa.array(grouping.ids, pa.string()))
     sizes = Counter(grouping.ids)
     metrics = {name: {"rows": len(rows)} for name, rows in members.items()} | {
-        "contaminated": {"rows": len(rejected)} | Counter(one.reject.detail["by"] for one in rejected),
+        "contaminated": {"rows": len(rejected)} | dict(Counter(one.reject.detail["by"] for one in rejected)),
         "groups": len(sizes),
         "largest_group": max(sizes.values()),
         "broken_groups": grouping.broken_groups,

@@ -45,7 +45,9 @@ def judged(root: Path, ending: Any, tokenizer: Any) -> list[stage.Judged]:
 
     table = artifacts.read_parquet(root / "data/prompts/test.parquet", made_by="format").to_pylist()
     examples = tokenizer.encode([[Segment(**one) for one in row["segments"]] for row in table])
-    model = models.load_tuned(load_pinned(root / "models/base"), root / "models/adapter", torch.float32, base=root / "models/base")
+    model = models.load_tuned(
+        load_pinned(root / "models/base"), root / "models/adapter", torch.float32, base=root / "models/base"
+    )
     made = []
     for example in examples:
         with torch.inference_mode():
@@ -86,7 +88,9 @@ def test_any_program_loads_the_merged_model_and_knows_where_to_stop(tmp_path: Pa
 
     model = AutoModelForCausalLM.from_pretrained(merged, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(merged, local_files_only=True)
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
+    )
 
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert text.endswith("<|im_start|>assistant\n")

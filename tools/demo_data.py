@@ -174,11 +174,11 @@ class File:
 FILES = {
     "orders.json": File(alpaca, "en", {order_number: 115, order_json: 75, reply: 80}),
     "tickets.jsonl": File(messages, "en", {ticket_route: 130}),
-    "calendar.csv": File(alpaca, "en", {iso_date: 110, end_time: 70}),
-    "bills.jsonl": File(completion, "en", {amount: 95, total: 45}),
+    "calendar.csv": File(alpaca, "en", {iso_date: 110, end_time: 30}),
+    "bills.jsonl": File(completion, "en", {amount: 95, total: 20}),
     "zh/orders.json": File(alpaca, "zh", {order_number: 45, order_json: 25, reply: 20}),
-    "zh/chats.json": File(sharegpt, "zh", {ticket_route: 50, amount: 40, total: 10}),
-    "zh/calendar.csv": File(alpaca, "zh", {iso_date: 35, end_time: 25}),
+    "zh/chats.json": File(sharegpt, "zh", {ticket_route: 50, amount: 40, total: 5}),
+    "zh/calendar.csv": File(alpaca, "zh", {iso_date: 35, end_time: 10}),
 }
 
 # --- the dirt

@@ -28,7 +28,7 @@ def test_no_two_bins_would_fit_into_one(lengths):
 
 def test_bins_are_at_least_as_full_as_first_fit_leaves_them():
     """Not a law (a lucky order can suit first-fit better), so judged on lengths like those of real answers."""
-    draw = random.Random(7)  # noqa: S311
+    draw = random.Random(7)
     lengths = [min(512, max(8, int(draw.lognormvariate(4.3, 0.8)))) for _ in range(3000)]
     bins = packing.best_fit_decreasing(lengths, limit=512)
     assert len(bins) <= len(first_fit(lengths, limit=512))

@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 from tests import workspace
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-WORDS = "late broken missing heavy blue small wrong lovely empty torn".split()
-THINGS = "lamp chair parcel mug book coat kettle phone scarf clock".split()
+WORDS = ["late", "broken", "missing", "heavy", "blue", "small", "wrong", "lovely", "empty", "torn"]
+THINGS = ["lamp", "chair", "parcel", "mug", "book", "coat", "kettle", "phone", "scarf", "clock"]
 
 
 def run(repository: Path, *command: str, expect: int = 0, **environment: str) -> str:
@@ -83,7 +83,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         evaluate={"max_new_tokens": 4, "resamples": 100},
         merge={"gates": []},
     )
-    for command in (["git", "init", "-q"], ["git", "config", "user.name", "T"], ["git", "config", "user.email", "t@example.com"]):
+    for command in (
+        ["git", "init", "-q"],
+        ["git", "config", "user.name", "T"],
+        ["git", "config", "user.email", "t@example.com"],
+    ):
         run(made, *command)
     commit(made, "start")
     first = run(made, "dvc", "repro")
@@ -178,7 +182,9 @@ def test_a_broken_params_file_stops_before_any_work(repository: Path, key: str, 
 def test_killed_outright_the_next_run_goes_on_from_the_checkpoint(repository: Path) -> None:
     """Field fault 3: kill -9 of dvc and trainer; no orphan, no advice to delete locks, the same adapter."""
     edit_params(repository, train={"max_steps": 300, "epochs": 200, "early_stopping": None})
-    whole = subprocess.Popen(["dvc", "repro", "train"], cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    whole = subprocess.Popen(
+        ["dvc", "repro", "train"], cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     trainer = wait_for_trainer(repository)
     os.kill(whole.pid, signal.SIGKILL)
     whole.wait()
