@@ -195,7 +195,7 @@ def folder(llama: Path, tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     yaml = YAML()
     document = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    document["train"] |= {"lr": 5e-3, "max_steps": 400, "epochs": 200, "evals_per_epoch": 1, "early_stopping": None}
+    document["train"] |= {"lr": 5e-3, "max_steps": 120, "epochs": 200, "evals_per_epoch": 1, "early_stopping": None}
     with open(tmp_path / "params.yaml", "w", encoding="utf-8") as file:
         yaml.dump(document, file)
     return tmp_path
@@ -238,12 +238,12 @@ def test_sigterm_saves_and_a_second_trainer_is_refused(folder: Path) -> None:
     says, errors = third.communicate(timeout=300)
     assert third.returncode == 0, errors
     assert "resuming" in says
-    assert json.loads((folder / "reports/train.json").read_text())["steps"] == 400
+    assert json.loads((folder / "reports/train.json").read_text())["steps"] == 120
     assert not list(folder.glob(".ckpt/*/checkpoint-*"))
 
 
 def test_the_adapter_is_the_same_whatever_the_hash_seed(folder: Path) -> None:
-    document = (folder / "params.yaml").read_text().replace("max_steps: 400", "max_steps: 2")
+    document = (folder / "params.yaml").read_text().replace("max_steps: 120", "max_steps: 2")
     (folder / "params.yaml").write_text(document)
     digests = []
     for seed in ("1", "2"):

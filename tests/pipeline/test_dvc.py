@@ -1,4 +1,4 @@
-"""The pipeline under real DVC, in a repository of its own, on a tiny random model: what runs when, and what it leaves."""
+"""The pipeline under real DVC, in a repository of its own, on a tiny random model: what runs when, what it leaves."""
 
 import json
 import os
@@ -35,15 +35,12 @@ def ran(says: str) -> list[str]:
 
 
 def rows(first: int, count: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "instruction": "Find the order number.",
-            "input": f"My {WORDS[n % 10]} {THINGS[n // 10 % 10]} came {WORDS[n // 3 % 10]}, it was {7919 * n % 90000 + 10000}",
-            "output": str(7919 * n % 90000 + 10000),
-            "category": f"c{n % 2}",
-        }
-        for n in range(first, first + count)
-    ]
+    made = []
+    for n in range(first, first + count):
+        order = str(7919 * n % 90000 + 10000)
+        text = f"My {WORDS[n % 10]} {THINGS[n // 10 % 10]} came {WORDS[n // 3 % 10]}, it was {order}"
+        made.append({"instruction": "Find the order number.", "input": text, "output": order, "category": f"c{n % 2}"})
+    return made
 
 
 def edit_params(repository: Path, **sections: dict[str, Any]) -> None:
@@ -105,7 +102,7 @@ def test_a_run_leaves_nothing_that_git_does_not_know(repository: Path) -> None:
 def test_every_metrics_file_is_strict_json(repository: Path) -> None:
     """Field fault 4."""
     for file in sorted((repository / "reports").glob("*.json")):
-        json.loads(file.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{file}: {name}"))
+        json.loads(file.read_text(encoding="utf-8"), parse_constant=pytest.fail)
 
 
 def test_a_second_run_does_nothing(repository: Path) -> None:
