@@ -80,11 +80,11 @@ def test_regenerating_gives_the_committed_bytes():
         assert (ROOT / path).read_bytes() == text.encode(), f"{path} differs: run `python -m tools.demo_data`"
 
 
-def test_there_are_a_thousand_rows_in_eight_categories_and_a_quarter_is_chinese():
-    assert 1000 <= len(ROWS) <= 1100
+def test_there_are_enough_rows_in_eight_categories_and_a_quarter_is_chinese():
+    assert 900 <= len(ROWS) <= 1500
     by_category = Counter(row.category for row in ANSWERED)
     assert len(by_category) == 8
-    assert min(by_category.values()) >= 50
+    assert min(by_category.values()) >= 20
     chinese = [row for row in ROWS if re.search("[\u4e00-\u9fff]", row.prompt)]
     assert 0.25 <= len(chinese) / len(ROWS) <= 0.34
     assert all(row.file.startswith("zh/") for row in chinese)
@@ -154,21 +154,15 @@ def order_json(row: Seen) -> str:
 
 
 def reply(row: Seen) -> str:
-    """The tone is not checked: it cannot be read off by rule."""
     number = order_number(row)
     city = next(city for city in phrases("cities") if city.casefold() in row.said)
-    answers = (
-        f"Thank you! Order {number} is on its way to {city}.",
-        f"Sorry! We are looking into order {number} to {city}.",
-        f"谢谢！订单{number}将寄往{city}。",
-        f"抱歉！订单{number}（{city}）马上处理。",
-    )
+    answers = (f"Thank you! We are on it: order {number}, {city}.", f"收到！订单{number}，{city}，马上处理。")
     return row.answer if row.answer in answers else " or ".join(answers)
 
 
 def iso_date(row: Seen) -> str:
     shapes = (
-        r"(?P<month>[a-z]{3})[a-z]* (?P<day>\d+)(?:st|nd|rd|th)?, (?P<year>\d+)",
+        r"(?P<month>[a-z]{3})[a-z]* (?P<day>\d+)(?:st|nd|rd|th)?, (?P<year>\d{4})",
         r"(?P<day>\d+)(?:st|nd|rd|th)?(?: of)?[ -](?P<month>[a-z]{3})[a-z]*[ -](?P<year>\d+)",
         r"(?P<year>\d{4})[/.](?P<month>\d+)[/.](?P<day>\d+)",
         r"(?P<day>\d+)[/.](?P<month>\d+)[/.](?P<year>\d{4})",
