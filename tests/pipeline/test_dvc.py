@@ -158,7 +158,7 @@ def test_a_queued_run_names_the_raw_file_that_it_would_miss(repository: Path) ->
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("lr", "fast", "params.yaml: train.lr is fast; a number above 0"),
+        ("lr", "fast", 'params.yaml: train.lr is "fast"; a number above 0'),
         ("learning_rate", 1e-4, "params.yaml: train.learning_rate is not a known key"),
     ],
 )
