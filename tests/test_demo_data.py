@@ -72,6 +72,7 @@ def is_json(line: str) -> bool:
 
 
 ROWS = [row for name in demo_data.FILES for row in read(name)]
+TOPICS = {"invoice", "delivery", "return", "website", "account", "发票", "快递", "退货", "网站", "账号"}
 ANSWERED = [row for row in ROWS if isinstance(row.answer, str) and row.answer.strip()]
 
 
@@ -139,8 +140,8 @@ def order_number(row: Seen) -> str:
 
 
 def ticket_route(row: Seen) -> str:
-    """No rule can tell; that the answer names a team at all is what can be checked."""
-    return row.answer if row.answer in {"billing", "shipping", "returns", "technical", "account"} else "a team"
+    """No rule can tell; that the answer names a topic at all is what can be checked."""
+    return row.answer if row.answer in TOPICS else "a topic"
 
 
 def order_json(row: Seen) -> str:
@@ -156,7 +157,7 @@ def order_json(row: Seen) -> str:
 def reply(row: Seen) -> str:
     number = order_number(row)
     city = next(city for city in phrases("cities") if city.casefold() in row.said)
-    answers = (f"Thank you! We are on it: order {number}, {city}.", f"收到！订单{number}，{city}，马上处理。")
+    answers = (f"Thank you! We are on it: order {number}, {city}.", f"收到：{number}，{city}。")
     return row.answer if row.answer in answers else " or ".join(answers)
 
 
@@ -252,10 +253,17 @@ def questions_seen_more_than_once() -> dict[str, list[Seen]]:
     return {said: rows for said, rows in by_question.items() if len(rows) > 1}
 
 
+def own(row: Seen) -> str:
+    """The question without its instruction, which many rows share."""
+    language = "zh" if row.file.startswith("zh/") else "en"
+    shared = [" ".join(phrase.casefold().split()) for phrase in lines("instructions", row.category, language)]
+    return next((row.said.replace(phrase, "").strip() for phrase in shared if phrase in row.said), row.said)
+
+
 def test_only_planted_rows_resemble_another():
     rows = list({row.said: row for row in ANSWERED}.values())
     for category in {row.category for row in rows}:
-        texts = [row.said for row in rows if row.category == category]
+        texts = [own(row) for row in rows if row.category == category]
         alike = [pair for pair in combinations(texts, 2) if demo_data.likeness(*pair) >= 0.7]
         assert all(one in other or other in one for one, other in alike), alike  # a word more at the end
 
@@ -264,7 +272,7 @@ def test_fourteen_rows_stand_there_twice_and_one_question_has_two_answers():
     repeated = questions_seen_more_than_once().values()
     conflicts = [rows for rows in repeated if len({row.answer for row in rows}) > 1]
     copies = [rows for rows in repeated if rows not in conflicts]
-    assert [{row.answer for row in rows} for rows in conflicts] == [{"billing", "returns"}]
+    assert [{row.answer for row in rows} for rows in conflicts] == [{"invoice", "return"}]
     assert sum(len(rows) - 1 for rows in copies) == 14
     assert sum(len({row.file for row in rows}) > 1 for rows in copies) == 2  # came in from two systems
     assert sum(len({row.prompt for row in rows}) > 1 for rows in copies) >= 5  # other capitals or spaces

@@ -172,16 +172,18 @@ class File:
 
 
 FILES = {
-    "orders.json": File(alpaca, "en", {order_number: 115, order_json: 75, reply: 80}),
-    "tickets.jsonl": File(messages, "en", {ticket_route: 130}),
-    "calendar.csv": File(alpaca, "en", {iso_date: 110, end_time: 30}),
-    "bills.jsonl": File(completion, "en", {amount: 95, total: 20}),
-    "zh/orders.json": File(alpaca, "zh", {order_number: 45, order_json: 25, reply: 20}),
-    "zh/chats.json": File(sharegpt, "zh", {ticket_route: 50, amount: 40, total: 5}),
-    "zh/calendar.csv": File(alpaca, "zh", {iso_date: 35, end_time: 10}),
+    "orders.json": File(alpaca, "en", {order_number: 140, order_json: 80, reply: 75}),
+    "tickets.jsonl": File(messages, "en", {ticket_route: 115}),
+    "calendar.csv": File(alpaca, "en", {iso_date: 120, end_time: 22}),
+    "bills.jsonl": File(completion, "en", {amount: 100, total: 18}),
+    "zh/orders.json": File(alpaca, "zh", {order_number: 60, order_json: 22, reply: 28}),
+    "zh/chats.json": File(sharegpt, "zh", {ticket_route: 40, amount: 35, total: 5}),
+    "zh/calendar.csv": File(alpaca, "zh", {iso_date: 45, end_time: 8}),
 }
 
 # --- the dirt
+
+WHICH_TOPIC = "Topic: invoice, delivery, return, website or account?"
 
 # Rows that read well and are not well.
 PLANTED = {
@@ -189,22 +191,22 @@ PLANTED = {
         Row("order_number", "Order number?", "Two egg cups rolled off the table, that was order 55120.", ""),
     ],
     "tickets.jsonl": [
-        Row("ticket_route", "Which team?", "The gift card I bought for my uncle shows a balance of nothing.", "   "),
-        Row("ticket_route", "Which team?", "I cancelled in time and my money is still with you.", "billing"),
-        Row("ticket_route", "Which team?", "I cancelled in time and my money is still with you.", "returns"),
+        Row("ticket_route", WHICH_TOPIC, "The gift card I bought for my uncle shows a balance of nothing.", "   "),
+        Row("ticket_route", WHICH_TOPIC, "I cancelled in time and my money is still with you.", "invoice"),
+        Row("ticket_route", WHICH_TOPIC, "I cancelled in time and my money is still with you.", "return"),
         Row(
             "ticket_route",
-            "Which team?",
+            WHICH_TOPIC,
             "The May invoice never came, please mail it to marta.lindqvist@fjordpost-mail.com this time.",
-            "billing",
+            "invoice",
         ),
         Row(
             "ticket_route",
-            "Which team?",
+            WHICH_TOPIC,
             "Stock import fails since we typed AKIAIOSFODNN7EXAMPLE into the settings page.",
-            "technical",
+            "website",
         ),
-        Row("ticket_route", "Which team?", "Your app beeps\x07 all night although I muted it.", "technical"),
+        Row("ticket_route", WHICH_TOPIC, "Your app beeps\x07 all night although I muted it.", "website"),
     ],
     "calendar.csv": [
         Row("end_time", "Ends at?", "Choir practice at 19:15, forty minutes plus a beer", ""),

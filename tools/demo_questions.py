@@ -51,8 +51,11 @@ def order_number(rng: random.Random, language: str, variant: str) -> tuple[Words
 
 
 def ticket_route(rng: random.Random, language: str, variant: str) -> tuple[Words, str]:
-    """Name the team that can help."""
-    return {}, variant
+    """Name the topic, and so the queue, in the customer's language."""
+    return {}, TOPICS_IN_CHINESE[variant] if language == "zh" else variant
+
+
+TOPICS_IN_CHINESE = {"invoice": "发票", "delivery": "快递", "return": "退货", "website": "网站", "account": "账号"}
 
 
 def order_json(rng: random.Random, language: str, variant: str) -> tuple[Words, str]:
@@ -71,7 +74,7 @@ def reply(rng: random.Random, language: str, variant: str) -> tuple[Words, str]:
     """Acknowledge in the shop's own words, whatever the mood."""
     order, city = _reference(rng), rng.choice(lines("words", "cities", language))
     if language == "zh":
-        return {"order": order, "city": city}, f"收到！订单{order}，{city}，马上处理。"
+        return {"order": order, "city": city}, f"收到：{order}，{city}。"
     return {"order": order, "city": city}, f"Thank you! We are on it: order {order}, {city}."
 
 
@@ -185,7 +188,6 @@ def _sum_in_english(rng: random.Random) -> tuple[str, Decimal, str]:
         (f"{large:,} {name}", large),
         (f"{in_english(int(teens) // 100)} hundred {name}", teens),
         (f"{in_english(int(even))} {name}", even),
-        (f"{in_english(int(even))} {name}", even),
     ]
     if currency == "EUR":
         spellings.append((f"{exact:.2f} €".replace(".", ","), exact))
@@ -202,8 +204,9 @@ def _sum_in_chinese(rng: random.Random) -> tuple[str, Decimal, str]:
             (f"{figures}元", figures, "CNY"),
             (f"{figures}块", figures, "CNY"),
             (f"{exact}元", exact, "CNY"),
+            (f"{figures}元", figures, "CNY"),
+            (f"{exact}元", exact, "CNY"),
             (f"{in_chinese(spoken)}元", Decimal(spoken), "CNY"),
-            (f"{figures}美元", figures, "USD"),
         ]
     )
 
