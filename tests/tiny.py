@@ -5,13 +5,13 @@ from typing import Any
 VOCABULARY = 400
 
 
-def tiny_llama(seed: int = 0, vocabulary: int = VOCABULARY, initializer_range: float = 0.5, **settings: Any) -> Any:
-    """Rotary positions, grouped-query attention, a head tied to the embedding."""
+def _grouped_query(family: str, seed: int, vocabulary: int, **settings: Any) -> Any:
+    """Rotary positions, two heads of keys and values for four of queries."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = getattr(transformers, f"{family}Config")(
         vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=64,
@@ -19,11 +19,26 @@ def tiny_llama(seed: int = 0, vocabulary: int = VOCABULARY, initializer_range: f
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        tie_word_embeddings=True,
-        initializer_range=initializer_range,
         **settings,
     )
-    return LlamaForCausalLM(config).eval()
+    return getattr(transformers, f"{family}ForCausalLM")(config).eval()
+
+
+def tiny_llama(seed: int = 0, vocabulary: int = VOCABULARY, initializer_range: float = 0.5, **settings: Any) -> Any:
+    """A head tied to the embedding."""
+    settings = {"tie_word_embeddings": True, "initializer_range": initializer_range} | settings
+    return _grouped_query("Llama", seed, vocabulary, **settings)
+
+
+def tiny_qwen2(seed: int = 0, vocabulary: int = VOCABULARY, initializer_range: float = 0.5, **settings: Any) -> Any:
+    """Biased projections, a head tied to the embedding."""
+    settings = {"tie_word_embeddings": True, "initializer_range": initializer_range} | settings
+    return _grouped_query("Qwen2", seed, vocabulary, **settings)
+
+
+def tiny_mistral(seed: int = 0, vocabulary: int = VOCABULARY, window: int = 8) -> Any:
+    """Attention to the last `window` tokens only, so that the cache forgets."""
+    return _grouped_query("Mistral", seed, vocabulary, sliding_window=window, initializer_range=0.5)
 
 
 def tiny_gpt2(seed: int = 0, vocabulary: int = VOCABULARY, initializer_range: float = 0.5, **settings: Any) -> Any:
@@ -42,23 +57,3 @@ def tiny_gpt2(seed: int = 0, vocabulary: int = VOCABULARY, initializer_range: fl
         **settings,
     )
     return GPT2LMHeadModel(config).eval()
-
-
-def tiny_mistral(seed: int = 0, vocabulary: int = VOCABULARY, window: int = 8) -> Any:
-    """Attention to the last `window` tokens only, so that the cache forgets."""
-    import torch
-    from transformers import MistralConfig, MistralForCausalLM
-
-    torch.manual_seed(seed)
-    config = MistralConfig(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        sliding_window=window,
-        initializer_range=0.5,
-    )
-    return MistralForCausalLM(config).eval()

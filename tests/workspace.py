@@ -20,29 +20,9 @@ def save_tiny_model(folder: Path, kind: str = "llama") -> Path:
     tokenizer_json = bases.byte_level(*SPECIALS)
     bases.write_base(folder, tokenizer_json, chat_template=bases.SMOL, eos="<|im_end|>", pad="<|im_end|>")
     (folder / "base.json").unlink()
-    makers = {"llama": tiny.tiny_llama, "gpt2": tiny.tiny_gpt2, "qwen2": tiny_qwen2}
+    makers = {"llama": tiny.tiny_llama, "gpt2": tiny.tiny_gpt2, "qwen2": tiny.tiny_qwen2}
     makers[kind](initializer_range=0.02).save_pretrained(folder)
     return folder
-
-
-def tiny_qwen2(seed: int = 0, vocabulary: int = tiny.VOCABULARY, **settings: Any) -> Any:
-    """Biased projections, grouped-query attention."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        **settings,
-    )
-    return Qwen2ForCausalLM(config).eval()
 
 
 def rows(count: int, seed: int = 0, longest: int = 4) -> list[dict[str, Any]]:

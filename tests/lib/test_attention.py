@@ -8,9 +8,9 @@ import torch
 from stages.lib import attention
 from stages.lib.logits import logits_at
 from stages.lib.trainer import IGNORED, PackedCollator
-from tests import tiny, workspace
+from tests import tiny
 
-FAMILIES = {"llama": tiny.tiny_llama, "gpt2": tiny.tiny_gpt2, "qwen2": workspace.tiny_qwen2}
+FAMILIES = {"llama": tiny.tiny_llama, "gpt2": tiny.tiny_gpt2, "qwen2": tiny.tiny_qwen2}
 LENGTHS = [[5, 9, 2], [7, 4]]  # two rows; the second is filled up
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from stages.lib.logits import logits_at
-from tests import tiny, workspace
+from tests import tiny
 
 
-@pytest.mark.parametrize("make", [tiny.tiny_llama, tiny.tiny_gpt2, workspace.tiny_qwen2])
+@pytest.mark.parametrize("make", [tiny.tiny_llama, tiny.tiny_gpt2, tiny.tiny_qwen2])
 def test_chosen_positions_have_the_logits_of_a_full_pass(make) -> None:
     model, ids = make(), torch.arange(24).view(2, 12)
     wanted = torch.rand(2, 12, generator=torch.Generator().manual_seed(0)) < 0.4
