@@ -49,13 +49,13 @@ def format_splits(splits: Path, base: Path, out: Path, params: FormatParams) -> 
     """
     pinned = load_pinned(base)
     tokenizer = load_tokenizer(base)
-    template = templates.choose(params.template, pinned, base)
+    template = templates.choose(params.template, pinned, base, system=params.system)
     frame = templates.frame_of(template, pinned.eos, tokenizer.added)
     cut = partial(templates.cut, template=template, frame=frame, control=tokenizer.control)
     formatted = {}
     for name in NAMES:
         records = artifacts.read_parquet(splits / f"{name}.parquet", made_by="split")
-        formatted[name] = _format(records, cut, params.system)
+        formatted[name] = _format(records, cut)
         artifacts.write_parquet(out / f"{name}.parquet", pa.Table.from_pylist(formatted[name].rows, schema=SCHEMA))
     _require_training_rows(formatted["train"], template)
     rejected = [one for split in formatted.values() for one in split.rejected]
@@ -76,12 +76,12 @@ def format_splits(splits: Path, base: Path, out: Path, params: FormatParams) -> 
     }
 
 
-def _format(records: pa.Table, cut: Callable[[Sequence[Message]], Cut], system: str | None) -> Formatted:
+def _format(records: pa.Table, cut: Callable[[Sequence[Message]], Cut]) -> Formatted:
     """Format the rows of one split; a row that the template cannot write is rejected."""
     done = Formatted()
     for record in tqdm(records.to_pylist(), desc="format", unit="row", disable=None):
         try:
-            written = cut(_messages(record, system))
+            written = cut(_messages(record))
         except Refused as error:
             done.rejected.append(_rejected(record, str(error)))
             continue
@@ -91,15 +91,13 @@ def _format(records: pa.Table, cut: Callable[[Sequence[Message]], Cut], system: 
     return done
 
 
-def _messages(record: dict[str, Any], system: str | None) -> Sequence[Message]:
-    """What the template gets: the conversation, a system text if it has none, and the two fields of an alpaca row."""
+def _messages(record: dict[str, Any]) -> Sequence[Message]:
+    """What the template gets: the conversation, and the two fields of an alpaca row."""
     messages: list[dict[str, str]] = [dict(message) for message in record["messages"]]
     question = messages[-2]
     if record["input"] is not None:
         question["instruction"] = question["content"].removesuffix(record["input"]).removesuffix("\n\n")
         question["input"] = record["input"]
-    if system is not None and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system})
     return messages
 
 
@@ -130,7 +128,7 @@ def _require_training_rows(train: Formatted, template: ChatTemplate) -> None:
     raise UserError(
         f"the template {template.name} can write none of the {len(train.rejected):,} training rows. "
         f"The first is {first.source}:{first.line}: {first.reject.reason}. "
-        "Choose another format.template, or change format.system if it sets a system text that the template refuses."
+        "Choose another format.template."
     )
 
 

@@ -90,6 +90,8 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
             callbacks=[progress, SafeCheckpoints(), *_early_stopping(params, judged)],
         )
     trainer.remove_callback(PrinterCallback)
+    if params.method == "qlora":
+        _keep_adapter_in_fp32(trainer.model)
     resume = checkpoints.latest(state)
     print(f"train: resuming {state.name} at {resume.name}" if resume else f"train: starting {state.name} afresh")
     with _memory_errors_in_words(params, manifest["max_length"]):
@@ -216,6 +218,19 @@ def _lora(params: TrainParams) -> Any:
         target_modules=params.lora.target_modules,
         task_type="CAUSAL_LM",
     )
+
+
+def _keep_adapter_in_fp32(model: Any) -> None:
+    """Undo TRL's rounding of a quantized base's adapter to bf16.
+
+    In bf16 an update smaller than a 250th of the weight is lost, and peft loads checkpoints as fp32 in any case: a
+    resumed run would go on with other arithmetic.
+    """
+    import torch
+
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.to(torch.float32)
 
 
 def _early_stopping(params: TrainParams, judged: bool) -> list[Any]:

@@ -47,7 +47,8 @@ def formatted(tmp_path: Path, params_for: Callable[..., Any]) -> Callable[..., d
         schema = records.SCHEMA.append(pa.field("group", pa.string()))
         for name, rows in (("train", train), ("validation", train[:1]), ("test", [])):
             artifacts.write_parquet(splits / f"{name}.parquet", pa.Table.from_pylist(rows, schema=schema))
-        metrics = stage.format_splits(splits, tmp_path / "base", out, params_for("format", **params))
+        settings = params_for("format", **{"system": None, **params})
+        metrics = stage.format_splits(splits, tmp_path / "base", out, settings)
         table = artifacts.read_parquet(out / "train.parquet", made_by="format")
         assert table.schema == SCHEMA
         return {"metrics": metrics, "rows": table.to_pylist(), "out": out}
@@ -120,6 +121,11 @@ def test_every_row_is_kept_or_rejected_with_its_place_and_the_templates_own_reas
 def test_a_template_that_refuses_every_training_row_stops_the_stage_with_the_reason(formatted):
     sentence = "can write none of the 1 training rows. The first is rows.json:1: this template knows no system text"
     with pytest.raises(UserError, match=sentence):
+        formatted([a_record(1, "Hi", "Hello", system="Be brief.")], chat_template=LLAMA2)
+
+
+def test_a_system_text_of_the_params_that_the_template_refuses_is_named_before_any_row_is_read(formatted):
+    with pytest.raises(UserError, match=r"this template knows no system text\. .* format\.system to null"):
         formatted([a_record(1, "Hi", "Hello")], chat_template=LLAMA2, system="Be brief.")
 
 

@@ -132,7 +132,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> No
 
 @pytest.mark.parametrize(
     ("method", "dies_after"),
-    [("lora", 3), ("lora", 5), ("lora", 9), ("full", 5)],  # in warm-up, in the decay, in another epoch
+    [("lora", 3), ("lora", 5), ("lora", 9), ("qlora", 5), ("full", 5)],  # in warm-up, in the decay, in another epoch
 )
 def test_a_killed_run_ends_as_if_it_had_never_been_killed(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, dies_after: int

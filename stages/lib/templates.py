@@ -33,6 +33,12 @@ BOS_FIRST = "{{ bos_token }}{# the base's tokenizer begins every text with it #}
 # An undefined name set to an undefined name stays undefined, here and in transformers: a template that asks whether
 # the clock is there (Llama 3.2) writes its own fixed date, the same on the day of training and ever after.
 NO_CLOCK = "{% set strftime_now = strftime_now_is_left_out %}\n"
+# A string of JSON is one of Jinja too.
+SYSTEM_FIRST = (
+    "{% if messages[0].role != 'system' %}"
+    "{% set messages = [{'role': 'system', 'content': TEXT}] + messages %}"
+    "{% endif %}\n"
+)
 
 QUESTION, ANSWER = "retune-question", "retune-answer"  # a probe: stands in no template
 
@@ -89,8 +95,13 @@ class Cut:
     untrained_turns: int  # earlier answers that the template writes differently once the conversation has gone on
 
 
-def choose(choice: str, pinned: Pinned, base: Path = BASE, folder: Path = TEMPLATES) -> ChatTemplate:
+def choose(
+    choice: str, pinned: Pinned, base: Path = BASE, folder: Path = TEMPLATES, system: str | None = None
+) -> ChatTemplate:
     """The template that `format.template` names, made to begin with BOS exactly once and to ignore the clock.
+
+    A conversation without a system text gets `system`, if that is given. The template itself adds it, and so whoever
+    uses the tuned model asks as in training without having to know.
 
     A base whose tokenizer adds BOS gets it from the template: chat servers tokenize a rendered template without adding
     special tokens, so this is the one place where training and every later use agree.
@@ -107,6 +118,8 @@ def choose(choice: str, pinned: Pinned, base: Path = BASE, folder: Path = TEMPLA
         raise UserError(f"{place}:{error.lineno}: not a valid Jinja template: {error.message}.") from None
     if "strftime_now" in source:
         source = NO_CLOCK + source
+    if system is not None:
+        source = SYSTEM_FIRST.replace("TEXT", json.dumps(system, ensure_ascii=False)) + source
     template = ChatTemplate(name, source, tokens)
     if pinned.adds_bos and pinned.bos and not _probe(template)[0].startswith(pinned.bos):
         template = ChatTemplate(name, BOS_FIRST + source, tokens)
@@ -215,7 +228,7 @@ def _probe(template: ChatTemplate) -> tuple[str, str]:
     except Refused as error:
         raise UserError(
             f"the template {template.name} cannot write one question and one answer: {error}. "
-            "Set format.template to chatml, alpaca or a file of your own."
+            "Set format.template to chatml, alpaca or a file of your own, or format.system to null if it refuses that."
         ) from None
 
 

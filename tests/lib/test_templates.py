@@ -166,6 +166,22 @@ def test_a_template_never_sees_the_clock_neither_here_nor_where_it_is_shipped(ba
     assert template.render(ONE) == shipped
 
 
+@given(text=st.text())
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("own", [SMOL, LLAMA3, QWEN3], ids=["smol", "llama3", "qwen3"])
+def test_the_shipped_template_adds_the_system_text_itself_where_there_is_none(own, text, tmp_path_factory):
+    """Whoever asks the tuned model need not know what `format.system` was: transformers writes what training read."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    folder = tmp_path_factory.mktemp("base")
+    pinned = write_base(folder, byte_level(*CONTROL, "<|eot_id|>"), chat_template=own, bos="<|begin|>")
+    template = templates.choose("tokenizer", pinned, folder, system=text)
+    plain = templates.choose("tokenizer", pinned, folder)
+    (shipped,), _ = render_jinja_template([ONE], chat_template=template.source, bos_token="<|begin|>")
+    assert template.render(ONE) == shipped == plain.render([{"role": "system", "content": text}, *ONE])
+    assert template.render(SYSTEM) == plain.render(SYSTEM)
+
+
 def test_a_template_that_insists_on_the_clock_is_refused(base, tmp_path):
     own = "{{ strftime_now('%Y') }}" + SMOL
     template = templates.choose("tokenizer", base(chat_template=own), tmp_path)
