@@ -177,7 +177,13 @@ def _convert(file: Path, out: Path) -> None:
 def _copy_config(folder: Path, out: Path) -> None:
     if not (folder / CONFIG).is_file():
         raise UserError(f"params.yaml: base.name: {folder} holds no {CONFIG}. Name the folder of a transformers model.")
-    if "auto_map" in _json(folder / CONFIG):
+    config = _json(folder / CONFIG)
+    if "quantization_config" in config:
+        raise UserError(
+            f"params.yaml: base.name: {folder} holds weights that are quantized already; they can be neither tuned "
+            "nor merged. Name the full-precision model; train.method qlora quantizes it on the fly."
+        )
+    if "auto_map" in config:
         raise UserError(
             f"params.yaml: base.name: {folder} needs Python code of its own (auto_map in {CONFIG}), which Retune never "
             "runs. Choose a base whose architecture transformers knows."

@@ -76,6 +76,7 @@ def tokenize(prompts: Path, base: Path, out: Path, params: TokenizeParams, seed:
     for name in NAMES:
         rows = artifacts.read_parquet(prompts / f"{name}.parquet", made_by="format")
         splits[name] = split = _split(rows, name, tokenizer, params, seed)
+        _require_known_tokens(split, name, tokenizer, pinned)
         artifacts.write_arrow(out / f"{name}.arrow", packing.table(split.bins, split.ids, split.examples))
     _require_something_to_learn(splits["train"], params.max_length)
     rejects.write(out / "rejected.jsonl", [one for split in splits.values() for one in split.rejected])
@@ -127,6 +128,18 @@ def _too_long(rows: pa.Table, place: int, name: str, tokens: int, limit: int) ->
     return Rejected((PROMPTS / f"{name}.parquet").as_posix(), place + 1, reject, row)
 
 
+def _require_known_tokens(split: Split, name: str, tokenizer: SegmentTokenizer, pinned: Pinned) -> None:
+    """Some tokenizers know more tokens than the model has embeddings for."""
+    for id_, example in zip(split.ids, split.examples, strict=True):
+        if (largest := max(example.ids)) >= pinned.vocab_size:
+            token = tokenizer.decode([largest], control=True)
+            raise UserError(
+                f"data/prompts/{name}.parquet: the row {id_} needs the token {token!r} (number {largest}), but "
+                f"{pinned.name} has embeddings for {pinned.vocab_size:,} only. Leave it out of rows and template, or "
+                "choose a base whose tokenizer fits."
+            )
+
+
 def _require_something_to_learn(train: Split, limit: int) -> None:
     if train.trained_tokens:
         return
@@ -149,6 +162,7 @@ def _manifest(
 ) -> dict[str, Any]:
     """What data/packed holds, and the token ids that training and generation need."""
     pad, eos = tokenizer.token_id(pinned.pad), tokenizer.token_id(pinned.eos)
+    pads = [index for index in (pad, eos) if index is not None and index < pinned.vocab_size]
     stop = {text: tokenizer.added_ids.get(text) for text in template["stop"]}
     return {
         "max_length": params.max_length,
@@ -157,7 +171,7 @@ def _manifest(
         "bos_token_id": tokenizer.token_id(pinned.bos),
         "eos_token_id": eos,
         # Only ever stands where the label is -100, so any id that the model knows will do.
-        "pad_token_id": next((index for index in (pad, eos) if index is not None), 0),
+        "pad_token_id": next(iter(pads), 0),
         "stop_token_ids": [index for index in stop.values() if index is not None],
         "stop_texts": [text for text, index in stop.items() if index is None],
         "splits": {

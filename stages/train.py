@@ -67,7 +67,7 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
     from transformers import PrinterCallback
 
     from stages.lib import models
-    from stages.lib.trainer import PackedCollator, PackedTrainer, Progress, SafeCheckpoints, curve
+    from stages.lib.trainer import Divergence, PackedCollator, PackedTrainer, Progress, SafeCheckpoints, curve
 
     pinned = load_pinned(base)
     manifest = artifacts.read_json(packed / "manifest.json", made_by="tokenize")
@@ -75,7 +75,8 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
     plan = plan_steps(manifest["splits"]["train"]["rows"], params)
     dtype = models.dtype_for(params.precision)
     _refuse_impossible(params, dtype)
-    model = prepare_model(pinned, base, params, dtype)
+    packs = any(one["examples"] > one["rows"] for one in manifest["splits"].values())
+    model = prepare_model(pinned, base, params, dtype, packs=packs)
     progress = Progress(manifest["splits"]["train"]["tokens"], plan.steps_per_epoch)
     judged = rows["validation"] is not None
     with _peft_errors_in_words(model):
@@ -87,15 +88,18 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
             data_collator=PackedCollator(manifest["pad_token_id"]),
             processing_class=models.load_tokenizer(base),
             peft_config=_lora(params) if params.method != "full" else None,
-            callbacks=[progress, SafeCheckpoints(), *_early_stopping(params, judged)],
+            callbacks=[Divergence(), progress, SafeCheckpoints(), *_early_stopping(params, judged)],
         )
     trainer.remove_callback(PrinterCallback)
     if params.method == "qlora":
         _keep_adapter_in_fp32(trainer.model)
     resume = checkpoints.latest(state)
     print(f"train: resuming {state.name} at {resume.name}" if resume else f"train: starting {state.name} afresh")
-    with _memory_errors_in_words(params, manifest["max_length"]):
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if resume and checkpoints.is_finished(resume, plan.steps):  # only saving the outcome had failed
+        _restore(trainer, resume)
+    else:
+        with _memory_errors_in_words(params, manifest["max_length"]):
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     _save(trainer.model, pinned, base, packed, out, params)
     history = trainer.state.log_history
     losses, judgements = curve(history, "loss"), curve(history, "eval_loss")
@@ -121,19 +125,19 @@ def plan_steps(rows: int, params: TrainParams) -> Plan:
     return Plan(steps, steps_per_epoch, between)
 
 
-def prepare_model(pinned: Pinned, base: Path, params: TrainParams, dtype: Any) -> "PreTrainedModel":
-    """The base, loaded the way the method trains it. Frozen weights need no more than the compute type."""
+def prepare_model(pinned: Pinned, base: Path, params: TrainParams, dtype: Any, *, packs: bool) -> "PreTrainedModel":
+    """The base, loaded the way the method trains it. Frozen weights need no more than the compute type.
+
+    Raises:
+        UserError: when the base cannot keep the examples of a packed row apart (`packs`: there is such a row).
+    """
     import torch
 
     from stages.lib import attention, models
 
-    model = models.load_base(
-        pinned,
-        torch.float32 if params.method == "full" else dtype,
-        quantized=params.method == "qlora",
-        attention=attention.implementation(models.device()),
-        base=base,
-    )
+    weights = torch.float32 if params.method == "full" else dtype
+    model = models.load_base(pinned, weights, quantized=params.method == "qlora", base=base)
+    attention.prepare(model, packs=packs)
     if params.method == "qlora":
         from peft import prepare_model_for_kbit_training
 
@@ -206,6 +210,14 @@ def _arguments(state: Path, params: TrainParams, plan: Plan, seed: int, dtype: A
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+
+
+def _restore(trainer: Any, finished: Path) -> None:
+    """Put the trainer into the state in which training ended. Trainer itself would take one more step."""
+    from transformers import TrainerState
+
+    trainer.state = TrainerState.load_from_json(str(finished / "trainer_state.json"))
+    trainer._load_from_checkpoint(trainer.state.best_model_checkpoint or str(finished))
 
 
 def _lora(params: TrainParams) -> Any:
@@ -334,12 +346,16 @@ def main() -> None:
     params, seed = load(TrainParams), load_seed()
     checkpoints.die_with_parent()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is reproducible only with a fixed workspace
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one device; Trainer would split batches over all it sees
+    # One device: Trainer would split batches over all that it sees.
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    from stages.lib import attention, models  # noqa: F401  # the fingerprint covers what is loaded by then
     from stages.lib.trainer import Terminated
 
     facts = {
         "params": params.model_dump(),
         "seed": seed,
+        "device": models.device().type,
+        "precision": str(models.dtype_for(params.precision)),
         "packed": artifacts.read_json(PACKED / "manifest.json", made_by="tokenize"),
         "base": artifacts.read_json(BASE / MANIFEST, made_by="base"),
     }

@@ -132,6 +132,7 @@ def write_base(
     pad: str | None = None,
     adds_bos: bool = False,
     context: int = 512,
+    vocab_size: int | None = None,
 ) -> Pinned:
     """Write models/base as `stages.base` does, but without weights; transformers can read its tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +150,7 @@ def write_base(
         revision=None,
         architecture="LlamaForCausalLM",
         context=context,
-        vocab_size=Tokenizer.from_str(tokenizer_json).get_vocab_size(),
+        vocab_size=vocab_size or Tokenizer.from_str(tokenizer_json).get_vocab_size(),
         parameters=0,
         dtype="float32",
         bos=bos,

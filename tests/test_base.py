@@ -86,6 +86,14 @@ def test_a_tokenizer_that_knows_tokens_without_a_row_in_the_embedding_is_pointed
     assert "the tokenizer knows 400 tokens, the model has rows for 390" in capsys.readouterr().err
 
 
+def test_weights_that_are_quantized_already_are_refused_before_anything_is_trained(llama, tmp_path):
+    config = json.loads((llama / "config.json").read_text(encoding="utf-8"))
+    quantized = config | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (llama / "config.json").write_text(json.dumps(quantized), encoding="utf-8")
+    with pytest.raises(UserError, match="quantized already"):
+        pin(llama, tmp_path / "base")
+
+
 def test_a_tokenizer_that_puts_bos_first_is_noticed(llama, tmp_path):
     text = bases.adding_bos((llama / "tokenizer.json").read_text(encoding="utf-8"), "<|im_start|>")
     (llama / "tokenizer.json").write_text(text, encoding="utf-8")

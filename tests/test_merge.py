@@ -101,6 +101,39 @@ def test_any_program_loads_the_merged_model_and_knows_where_to_stop(tmp_path: Pa
         assert str(tmp_path) not in file.read_text(encoding="utf-8"), file.name
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_how_the_base_liked_to_sample_changes_neither_training_nor_judging_nor_the_shipped_model(
+    tmp_path: Path, method: str
+) -> None:
+    """A penalty would forbid answers that stand in the question; `min_p` without sampling cannot even be saved."""
+    from transformers import AutoModelForCausalLM
+
+    settings = {"temperature": 0.6, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 50.0, "num_beams": 4}
+    model = workspace.save_tiny_model(tmp_path / "origin")
+    (model / "generation_config.json").write_text(json.dumps(settings))
+    root = tuned_workspace(tmp_path, "llama", method)
+
+    assert merge(root)["same_greedy_texts"] == 1.0
+    shipped = AutoModelForCausalLM.from_pretrained(root / "models/merged", local_files_only=True).generation_config
+    assert not shipped.do_sample
+    assert {name: getattr(shipped, name) for name in settings} == dict.fromkeys(settings)
+
+
+def test_a_merged_model_that_computes_no_numbers_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NaN compares as neither larger nor smaller than a tolerance; here it stands in one row of many."""
+    root = tuned_workspace(tmp_path, "llama", "lora")
+    original = stage._logits
+    asked = []
+
+    def logits(model: Any, example: Any) -> torch.Tensor:
+        asked.append(example)
+        return original(model, example) * (float("nan") if len(asked) == 12 else 1.0)
+
+    monkeypatch.setattr(stage, "_logits", logits)
+    with pytest.raises(UserError, match="differ from the judged model's by up to nan"):
+        merge(root)
+
+
 def test_a_smaller_type_is_named_and_its_rounding_measured(tmp_path: Path) -> None:
     root = tuned_workspace(tmp_path, "llama", "lora")
 

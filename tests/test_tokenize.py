@@ -45,11 +45,12 @@ def tokenized(tmp_path: Path, params_for: Callable[..., Any]) -> Callable[..., S
         validation: list[dict[str, Any]] | None = None,
         eos: str | None = "<|endoftext|>",
         pad: str | None = None,
+        vocab_size: int | None = None,
         seed: int = 7,
         **params: Any,
     ) -> SimpleNamespace:
         base, prompts, out = tmp_path / "base", tmp_path / "prompts", tmp_path / "packed"
-        write_base(base, byte_level(*SPECIAL), eos=eos, pad=pad, context=256)
+        write_base(base, byte_level(*SPECIAL), eos=eos, pad=pad, context=256, vocab_size=vocab_size)
         prompts.mkdir(exist_ok=True)
         out.mkdir(exist_ok=True)
         for name, rows in (("train", train), ("validation", validation or []), ("test", [])):
@@ -238,3 +239,15 @@ def test_the_stage_starts_without_the_heavy_libraries(module):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_named_with_its_row(tokenized):
+    with pytest.raises(
+        UserError, match=r"train\.parquet: the row id-1 needs the token 'assis' \(number 390\), but .* for 300 only"
+    ):
+        tokenized([a_row(1)], vocab_size=300)
+
+
+def test_padding_is_a_token_that_the_model_knows(tokenized):
+    done = tokenized([a_row(1)], pad="<|spare|>")
+    assert done.manifest["pad_token_id"] == done.tokenizer.token_id("<|endoftext|>")

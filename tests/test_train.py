@@ -171,6 +171,64 @@ def test_patience_survives_a_kill(llama: Path, tmp_path: Path, monkeypatch: pyte
     assert resumed.metrics == whole.metrics
 
 
+def fail_to_save(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_steps": 7}, {"lr": STANDSTILL, "max_steps": 60, "early_stopping": 2}],
+    ids=["by its steps", "by early stopping"],
+)
+def test_a_run_that_only_failed_to_save_is_not_trained_past_its_end(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    whole = tune(llama, tmp_path / "whole", **settings)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(stage, "_save", fail_to_save)
+        with pytest.raises(OSError, match="No space left"):
+            tune(llama, tmp_path / "died", tmp_path / "state", **settings)
+    resumed = tune(llama, tmp_path / "resumed", tmp_path / "state", **settings)
+
+    assert resumed.metrics == whole.metrics
+    assert resumed.train_loss == whole.train_loss
+    assert resumed.eval_loss == whole.eval_loss
+    for file in sorted((tmp_path / "whole").iterdir()):
+        assert file.read_bytes() == (tmp_path / "resumed" / file.name).read_bytes(), file.name
+
+
+def test_training_without_judgements_that_only_failed_to_save_is_restored_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = workspace.make(tmp_path / "w", validation=0)
+    whole = tune(root, tmp_path / "whole", method="full")
+    with monkeypatch.context() as disk:
+        disk.setattr(stage, "_save", fail_to_save)
+        with pytest.raises(OSError, match="No space left"):
+            tune(root, tmp_path / "died", tmp_path / "state", method="full")
+    tune(root, tmp_path / "resumed", tmp_path / "state", method="full")
+
+    digests = [artifacts.sha256(tmp_path / name / "model.safetensors") for name in ("whole", "resumed")]
+    assert digests[0] == digests[1]
+    assert whole.metrics["steps"] == 4
+
+
+def test_a_run_that_diverges_stops_at_once_with_advice(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stages.lib.trainer import PackedTrainer
+
+    original = PackedTrainer.compute_loss
+
+    def compute_loss(self: Any, *passed: Any, **named: Any) -> Any:
+        return original(self, *passed, **named) * (float("nan") if self.state.global_step == 2 else 1.0)
+
+    monkeypatch.setattr(PackedTrainer, "compute_loss", compute_loss)
+    with pytest.raises(UserError, match=r"training diverged: \w+ is nan at step 3\. Lower train\.lr"):
+        tune(llama, tmp_path / "adapter", max_steps=20)
+
+
 def test_a_damaged_checkpoint_is_passed_over(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,6 +296,22 @@ def test_sigterm_saves_and_a_second_trainer_is_refused(folder: Path) -> None:
     third.kill()
     third.communicate()
     assert "resuming" in says
+
+
+def test_another_model_code_starts_afresh(folder: Path) -> None:
+    """The fingerprint covers code that training loads late: a fix there must not go on from what the fault made."""
+    for edit in ("", "# another attention\n"):
+        with open(folder / "stages/lib/attention.py", "a") as file:
+            file.write(edit)
+        run = start(folder)
+        for _ in range(1200):
+            if len(list(folder.glob(".ckpt/*/lock"))) > bool(edit):
+                break
+            time.sleep(0.1)
+        run.kill()
+        run.communicate()
+
+    assert len(list(folder.glob(".ckpt/*/lock"))) == 2
 
 
 def test_the_adapter_is_the_same_whatever_the_hash_seed(folder: Path) -> None:

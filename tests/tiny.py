@@ -41,6 +41,30 @@ def tiny_mistral(seed: int = 0, vocabulary: int = VOCABULARY, window: int = 8) -
     return _grouped_query("Mistral", seed, vocabulary, sliding_window=window, initializer_range=0.5)
 
 
+def tiny_gemma2(seed: int = 0) -> Any:
+    """A soft cap on the attention scores, which sdpa does not have."""
+    return _grouped_query("Gemma2", seed, VOCABULARY, head_dim=8, attn_logit_softcapping=2.0, initializer_range=0.5)
+
+
+def tiny_stablelm(seed: int = 0) -> Any:
+    """Attention that is part of the model's code and cannot be exchanged."""
+    return _grouped_query("StableLm", seed, VOCABULARY, initializer_range=0.5)
+
+
+def tiny_lfm2(seed: int = 0) -> Any:
+    """A short convolution over the sequence beside attention."""
+    return _grouped_query("Lfm2", seed, VOCABULARY, layer_types=["conv", "full_attention"], initializer_range=0.5)
+
+
+def tiny_bloom(seed: int = 0) -> Any:
+    """Distances instead of positions (ALiBi)."""
+    import torch
+    from transformers import BloomConfig, BloomForCausalLM
+
+    torch.manual_seed(seed)
+    return BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)).eval()
+
+
 def tiny_gpt2(seed: int = 0, vocabulary: int = VOCABULARY, initializer_range: float = 0.5, **settings: Any) -> Any:
     """Learned positions, Conv1D instead of Linear."""
     import torch

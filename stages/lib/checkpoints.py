@@ -71,6 +71,13 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_finished(checkpoint: Path, steps: int) -> bool:
+    """Whether training had come to its end there, by its number of steps or by early stopping."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    control = state["stateful_callbacks"]["TrainerControl"]["args"]
+    return bool(state["global_step"] >= steps or control["should_training_stop"])
+
+
 def mark_complete(checkpoint: Path) -> None:
     """Write the marker that says that every file of this checkpoint is there, whole."""
     files = {file.name: artifacts.sha256(file) for file in sorted(checkpoint.iterdir()) if file.name != COMPLETE}

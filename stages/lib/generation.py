@@ -4,8 +4,7 @@ A batch gives the texts that its prompts get one by one: they are filled up on t
 mask and position, so the pad token plays no part (it is the end token in many bases).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -58,7 +57,10 @@ def generate(
 
 
 def write_on(model: Any, prompts: Prefill, stops: Stops, decode: Decode, max_new_tokens: int) -> list[Answer]:
-    """Answer one batch of prompts that the model has read. It uses up their cache."""
+    """Answer one batch of prompts that the model has read. It uses up their cache.
+
+    What is left open here, `generate` takes from the model's own settings: `models` loads every base without any.
+    """
     from transformers import GenerationConfig
 
     settings = GenerationConfig(
@@ -68,8 +70,9 @@ def write_on(model: Any, prompts: Prefill, stops: Stops, decode: Decode, max_new
         pad_token_id=FILLER,  # what follows an answer that has ended; it is not looked at
         use_cache=True,
     )
-    with _without_settings(model) as plain, torch.inference_mode():
-        written = plain.generate(
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model  # a PEFT model wraps the real one
+    with torch.inference_mode():
+        written = bare.generate(
             input_ids=prompts.ids, attention_mask=prompts.mask, cache=prompts.cache, generation_config=settings
         )
     return [_answer(ids, stops, decode) for ids in written[:, prompts.ids.shape[1] :].tolist()]
@@ -82,21 +85,3 @@ def _answer(ids: list[int], stops: Stops, decode: Decode) -> Answer:
     cut = min((place for place in map(text.find, stops.texts) if place >= 0), default=None)
     finish = "length" if end is None and cut is None else "stop"
     return Answer(text[:cut], finish, len(ids[:end]))
-
-
-@contextmanager
-def _without_settings(model: Any) -> Iterator[Any]:
-    """The model, bare of the generation settings that it came with.
-
-    `generate` fills in what its configuration leaves open from the model's generation_config.json: a repetition
-    penalty there would change greedy answers without a word.
-    """
-    from transformers import GenerationConfig
-
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model  # a PEFT model wraps the real one
-    own = bare.generation_config
-    bare.generation_config = GenerationConfig()
-    try:
-        yield bare
-    finally:
-        bare.generation_config = own

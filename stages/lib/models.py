@@ -45,7 +45,6 @@ def load_base(
     dtype: torch.dtype,
     *,
     quantized: bool = False,
-    attention: str = "sdpa",
     base: Path = BASE,
 ) -> "PreTrainedModel":
     """Load the pinned base in eval mode on `device()`.
@@ -67,7 +66,7 @@ def load_base(
         )
     folder = weights_folder(pinned, base)
     verify(folder, pinned.weights)
-    return _load(folder, base, dtype, attention, quantization_config=quantization)
+    return _load(folder, base, dtype, quantization_config=quantization)
 
 
 def load_tuned(pinned: Pinned, adapter: Path, dtype: torch.dtype, *, base: Path = BASE) -> "PreTrainedModel":
@@ -83,7 +82,7 @@ def load_tuned(pinned: Pinned, adapter: Path, dtype: torch.dtype, *, base: Path 
             "Run `dvc repro train`."
         )
     if origin["method"] == "full":
-        return _load(adapter, adapter, dtype, "sdpa")
+        return _load(adapter, adapter, dtype)
     from peft import PeftModel
 
     model = load_base(pinned, dtype, base=base)
@@ -131,21 +130,23 @@ def weights_folder(pinned: Pinned, base: Path = BASE) -> Path:
         ) from None
 
 
-def _load(folder: Path, config_folder: Path, dtype: torch.dtype, attention: str, **extra: Any) -> "PreTrainedModel":
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _load(folder: Path, config_folder: Path, dtype: torch.dtype, **extra: Any) -> "PreTrainedModel":
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     hush()
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         config=AutoConfig.from_pretrained(config_folder, local_files_only=True, trust_remote_code=False),
         dtype=dtype,
-        attn_implementation=attention,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
         device_map={"": device()} if device().type == "cuda" else None,
         **extra,
     )
+    # How its makers liked to sample is no part of a base. `generate` would fill in what it is not told (a repetition
+    # penalty changes greedy answers without a word), and save_pretrained refuses some of it.
+    model.generation_config = GenerationConfig()
     return model.eval()
 
 

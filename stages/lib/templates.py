@@ -142,7 +142,8 @@ def frame_of(template: ChatTemplate, eos: str | None, added: re.Pattern[str]) ->
     if not text.startswith(prompt) or not found:
         raise UserError(
             f"the template {template.name} does not write an answer right after the text that calls for it, so what "
-            "the model should learn cannot be told apart. Set format.template to chatml, alpaca or a file of your own."
+            "the model should learn cannot be told apart. Set format.system to null if it is set, or format.template "
+            "to chatml, alpaca or a file of your own."
         )
     close = tail.rstrip()
     token = added.search(close)

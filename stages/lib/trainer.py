@@ -1,5 +1,6 @@
 """TRL's SFTTrainer over rows that are packed already, with an exact loss on every device and checkpoints to trust."""
 
+import math
 import signal
 import time
 from collections.abc import Iterable
@@ -13,7 +14,8 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
-from stages.lib import checkpoints
+from stages.lib import attention, checkpoints
+from stages.lib.errors import UserError
 from stages.lib.logits import logits_at
 
 IGNORED = -100  # label of a token that is not trained
@@ -63,13 +65,15 @@ class PackedTrainer(SFTTrainer):
         TRL scores only trained positions where its Triton kernel runs, and every position elsewhere. On a CPU, where
         the head of a small model is a fifth of the work, the hidden states of trained positions are picked first.
         """
+        plain = self.accelerator.unwrap_model(model)
+        if not attention.is_packed(plain):
+            inputs.pop("document_lengths")  # transformers finds the documents by their positions
         if inputs["input_ids"].device.type != "cpu":
-            inputs.pop("document_lengths", None)  # transformers finds the documents by their positions there
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         targets = inputs.pop("labels")[:, 1:]
         wanted = torch.nn.functional.pad(targets != IGNORED, (0, 1))  # the last position has nothing to foresee
         with self.accelerator.autocast():
-            logits = logits_at(self.accelerator.unwrap_model(model), wanted, **inputs)
+            logits = logits_at(plain, wanted, **inputs)
         nats = cross_entropy(logits.float(), targets[targets != IGNORED], reduction="sum")
         return nats / (wanted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
 
@@ -118,6 +122,22 @@ class SafeCheckpoints(TrainerCallback):
             raise Terminated
 
 
+class Divergence(TrainerCallback):
+    """Stop a run whose loss is no number any more: what follows would be lost time."""
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **passed: Any) -> None:
+        """Look at the figures of the step or of the judgement."""
+        logs = passed["logs"]
+        # In fp16 a gradient that overflows is skipped, and the scale lowered: no reason to stop.
+        watched = ("loss", "eval_loss") if args.fp16 else ("loss", "eval_loss", "grad_norm")
+        for name in watched:
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise UserError(
+                    f"training diverged: {name} is {logs[name]} at step {state.global_step}. Lower train.lr or "
+                    "train.max_grad_norm in params.yaml, or raise train.warmup; instead of fp16 try bf16 or fp32."
+                )
+
+
 class Progress(TrainerCallback):
     """A bar with loss, speed and time left, and one line for each judgement."""
 
@@ -156,7 +176,9 @@ class Progress(TrainerCallback):
             self.bar.close()
 
     def speed(self, step: int) -> float:
-        """Real tokens a second since training (re)started, judgements included."""
+        """Real tokens a second since training (re)started, judgements included; 0 where it had ended before."""
+        if self.bar is None:
+            return 0.0
         return (step - self.first_step) * self.tokens_per_step / max(time.perf_counter() - self.start, 1e-9)
 
 

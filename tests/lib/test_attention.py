@@ -1,23 +1,39 @@
 """Packed rows: a document computes what it computes alone, and no other document can change that."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 from stages.lib import attention
+from stages.lib.errors import UserError
 from stages.lib.logits import logits_at
 from stages.lib.trainer import IGNORED, PackedCollator
 from tests import tiny
 
-FAMILIES = {"llama": tiny.tiny_llama, "gpt2": tiny.tiny_gpt2, "qwen2": tiny.tiny_qwen2}
+FAMILIES = {
+    "llama": tiny.tiny_llama,
+    "gpt2": tiny.tiny_gpt2,
+    "qwen2": tiny.tiny_qwen2,
+    "mistral": partial(tiny.tiny_mistral, window=4),  # most of the documents are longer
+    "gemma2": tiny.tiny_gemma2,  # caps its scores, so it keeps its own attention
+    "stablelm": tiny.tiny_stablelm,  # written before attention could be exchanged
+}
 LENGTHS = [[5, 9, 2], [7, 4]]  # two rows; the second is filled up
 
 
 def packed_model(family: str) -> Any:
     model = FAMILIES[family]()
-    model.set_attn_implementation(attention.implementation(torch.device("cpu")))
+    attention.prepare(model, packs=True)
     return model.eval()
+
+
+def ready(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    """What the trainer passes on."""
+    wanted = {"input_ids", "position_ids"} | ({"document_lengths"} if attention.is_packed(model) else set())
+    return {name: value for name, value in batch.items() if name in wanted}
 
 
 def documents() -> list[list[list[int]]]:
@@ -35,10 +51,9 @@ def row(parts: list[list[int]]) -> dict[str, Any]:
 
 
 def nats(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    inputs = dict(batch)
-    targets = inputs.pop("labels")[:, 1:]
+    targets = batch["labels"][:, 1:]
     wanted = torch.nn.functional.pad(targets != IGNORED, (0, 1))
-    logits = logits_at(model, wanted, **inputs)
+    logits = logits_at(model, wanted, **ready(model, batch))
     return torch.nn.functional.cross_entropy(logits, targets[targets != IGNORED], reduction="sum")
 
 
@@ -72,8 +87,7 @@ def test_changing_one_document_changes_no_other(family: str) -> None:
 
     def logits(middle: list[int]) -> torch.Tensor:
         batch = collate([row([first, middle, third])])
-        batch.pop("labels")
-        return logits_at(model, everywhere, **batch).detach()
+        return logits_at(model, everywhere, **ready(model, batch)).detach()
 
     before, after = logits(second), logits([399 - token for token in second])
 
@@ -98,8 +112,15 @@ def test_a_mask_is_refused_because_documents_would_see_each_other() -> None:
         attention.packed_attention(torch.nn.Module(), tensor, tensor, tensor, torch.ones(1, 1, 4, 4), [[4]])
 
 
-def test_a_document_longer_than_the_models_window_is_refused() -> None:
-    module, tensor = torch.nn.Module(), torch.zeros(1, 2, 4, 8)
-    module.sliding_window = 3
-    with pytest.raises(ValueError, match="longer than the model's window"):
-        attention.packed_attention(module, tensor, tensor, tensor, None, [[4]])
+@pytest.mark.parametrize(
+    ("family", "is_packed"), [("llama", True), ("mistral", True), ("gemma2", False), ("stablelm", False)]
+)
+def test_documents_are_attended_to_one_by_one_only_where_that_is_right(family: str, is_packed: bool) -> None:
+    assert attention.is_packed(packed_model(family)) == is_packed
+
+
+@pytest.mark.parametrize("make", [tiny.tiny_lfm2, tiny.tiny_bloom], ids=["convolution", "no positions"])
+def test_a_model_that_mixes_the_documents_of_a_row_is_refused_unless_each_has_its_own(make: Callable[[], Any]) -> None:
+    with pytest.raises(UserError, match=r"tokenize\.pack is true, but in \w+ the examples .* would see each other"):
+        attention.prepare(make(), packs=True)
+    attention.prepare(make(), packs=False)
