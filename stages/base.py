@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import struct
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -49,14 +50,14 @@ def pin(params: BaseParams, out: Path) -> Pinned:
     source = find(params)
     if source.kind in ("gguf", "package"):
         _convert(source.path, out)
+        architecture = _architecture(_json(out / CONFIG), params.name)
         weights, weights_in = describe(out, [WEIGHTS]), "here"
         folder = out
     else:
         folder = source.path
         weights, weights_in = describe(folder, weight_files(folder)), source.kind
-        _copy_config(folder, out)
+        architecture = _copy_config(folder, out, params.name)
         _save_tokenizer(folder, out)
-    architecture = _architecture(_json(out / CONFIG), params.name)
     small = [file.name for file in out.iterdir() if file.name not in weights]
     pinned = Pinned(
         name=params.name,
@@ -110,7 +111,7 @@ def weight_files(folder: Path) -> list[str]:
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     if (folder / INDEX).is_file():
-        names = sorted(set(_json(folder / INDEX)["weight_map"].values()))
+        names = sorted(set(_json(folder / INDEX).get("weight_map", {"": WEIGHTS}).values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise UserError(f"{folder / INDEX} names {missing[0]}, which is not there. Fetch the whole model again.")
@@ -126,9 +127,11 @@ def weight_files(folder: Path) -> list[str]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
     except ValueError as error:
         raise UserError(f"params.yaml: base.name: {path} is damaged: {error}. Fetch the model again.") from None
-    return dict(content)
+    return content
 
 
 def _sha256_as_pinned(file: Path, expected: str | None) -> str:
@@ -153,7 +156,7 @@ def _convert(file: Path, out: Path) -> None:
     try:
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (ValueError, LookupError, NotImplementedError) as error:
+    except (ValueError, LookupError, NotImplementedError, struct.error) as error:
         raise UserError(
             f"params.yaml: base.name: {file.name} is no GGUF model that transformers reads, or is damaged: "
             f"{str(error).splitlines()[0]}. Fetch it again, or choose another base."
@@ -174,7 +177,10 @@ def _convert(file: Path, out: Path) -> None:
     _forget_place(out)
 
 
-def _copy_config(folder: Path, out: Path) -> None:
+def _copy_config(folder: Path, out: Path, name: str) -> str:
+    """Copy what describes the model; return its architecture."""
+    from transformers import AutoConfig
+
     if not (folder / CONFIG).is_file():
         raise UserError(f"params.yaml: base.name: {folder} holds no {CONFIG}. Name the folder of a transformers model.")
     config = _json(folder / CONFIG)
@@ -188,9 +194,18 @@ def _copy_config(folder: Path, out: Path) -> None:
             f"params.yaml: base.name: {folder} needs Python code of its own (auto_map in {CONFIG}), which Retune never "
             "runs. Choose a base whose architecture transformers knows."
         )
+    architecture = _architecture(config, name)
+    try:
+        AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # foreign settings: whatever reading them raises is the verdict on them
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"params.yaml: base.name: {folder / CONFIG} cannot be used: {reason}. Choose another base."
+        ) from None
     shutil.copyfile(folder / CONFIG, out / CONFIG)
     if (folder / GENERATION).is_file():
         shutil.copyfile(folder / GENERATION, out / GENERATION)
+    return architecture
 
 
 def _save_tokenizer(folder: Path, out: Path) -> None:
@@ -202,7 +217,7 @@ def _save_tokenizer(folder: Path, out: Path) -> None:
         # Where the vocabulary is missing, transformers may make a tokenizer that knows not one piece.
         readable = bool(tokenizer("a", add_special_tokens=False).input_ids)
         tokenizer.save_pretrained(out)
-    except (ValueError, LookupError, OSError, ImportError):
+    except Exception:  # foreign files, and libraries that raise what they please
         readable = False
     if not readable or not (out / "tokenizer.json").is_file():
         raise UserError(
@@ -257,6 +272,8 @@ def _numbers(folder: Path, names: list[str]) -> dict[str, Any]:
                 f"params.yaml: base.name: {folder / name} is no whole safetensors file ({error}). Fetch it again; in "
                 "a git clone, `git lfs pull` fetches it."
             ) from None
+    if not sizes:
+        raise UserError(f"params.yaml: base.name: {folder} holds no weights, only empty files. Fetch the model again.")
     commonest = max(sorted(sizes), key=lambda kind: sizes[kind])
     names_of = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     return {"parameters": sizes.total(), "dtype": names_of.get(commonest, commonest)}

@@ -183,8 +183,8 @@ def main() -> None:
     """Run the stage."""
     params = load(MergeParams)
     outcome = gates(artifacts.read_json(EVAL, made_by="evaluate"), params.gates)
-    tokenizer = load_tokenizer(BASE)
-    ending = read_ending(PROMPTS / "template.json", load_pinned(BASE), tokenizer)
+    pinned, tokenizer = load_pinned(BASE), load_tokenizer(BASE)
+    ending = read_ending(PROMPTS / "template.json", pinned, tokenizer)
     rows = read_judged(PROMPTS, PREDICTIONS, tokenizer)
     with runtime.measured("merge"), artifacts.replacing(MERGED) as out:
         compared = merge(BASE, ADAPTER, rows, ending, out, params.dtype)

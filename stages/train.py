@@ -9,7 +9,6 @@ import csv
 import io
 import math
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.lib import artifacts, checkpoints, runtime
+from stages.lib import artifacts, checkpoints, experiments, runtime
 from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load, load_seed
 from stages.lib.pinned import BASE, MANIFEST, Pinned, load_pinned
@@ -75,31 +74,26 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
     plan = plan_steps(manifest["splits"]["train"]["rows"], params)
     dtype = models.dtype_for(params.precision)
     _refuse_impossible(params, dtype)
-    packs = any(one["examples"] > one["rows"] for one in manifest["splits"].values())
-    model = prepare_model(pinned, base, params, dtype, packs=packs)
     progress = Progress(manifest["splits"]["train"]["tokens"], plan.steps_per_epoch)
-    judged = rows["validation"] is not None
-    with _peft_errors_in_words(model):
-        trainer = PackedTrainer(
-            model=model,
-            args=_arguments(state, params, plan, seed, dtype, judged=judged),
-            train_dataset=rows["train"],
-            eval_dataset=rows["validation"],
-            data_collator=PackedCollator(manifest["pad_token_id"]),
-            processing_class=models.load_tokenizer(base),
-            peft_config=_lora(params) if params.method != "full" else None,
-            callbacks=[Divergence(), progress, SafeCheckpoints(), *_early_stopping(params, judged)],
-        )
-    trainer.remove_callback(PrinterCallback)
-    if params.method == "qlora":
-        _keep_adapter_in_fp32(trainer.model)
-    resume = checkpoints.latest(state)
-    print(f"train: resuming {state.name} at {resume.name}" if resume else f"train: starting {state.name} afresh")
-    if resume and checkpoints.is_finished(resume, plan.steps):  # only saving the outcome had failed
-        _restore(trainer, resume)
-    else:
-        with _memory_errors_in_words(params, manifest["max_length"]):
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with _memory_errors_in_words(params, manifest["max_length"]):
+        packs = any(one["examples"] > one["rows"] for one in manifest["splits"].values())
+        model = prepare_model(pinned, base, params, dtype, packs=packs)
+        judged = rows["validation"] is not None
+        with _peft_errors_in_words(model):
+            trainer = PackedTrainer(
+                model=model,
+                args=_arguments(state, params, plan, seed, dtype, judged=judged),
+                train_dataset=rows["train"],
+                eval_dataset=rows["validation"],
+                data_collator=PackedCollator(manifest["pad_token_id"]),
+                processing_class=models.load_tokenizer(base),
+                peft_config=_lora(params) if params.method != "full" else None,
+                callbacks=[Divergence(), progress, SafeCheckpoints(), *_early_stopping(params, judged)],
+            )
+        trainer.remove_callback(PrinterCallback)
+        if params.method == "qlora":
+            _keep_adapter_in_fp32(trainer.model)
+        _run(trainer, state, plan)
     _save(trainer.model, pinned, base, packed, out, params)
     history = trainer.state.log_history
     losses, judgements = curve(history, "loss"), curve(history, "eval_loss")
@@ -212,6 +206,16 @@ def _arguments(state: Path, params: TrainParams, plan: Plan, seed: int, dtype: A
     )
 
 
+def _run(trainer: Any, state: Path, plan: Plan) -> None:
+    """Train to the end, from the newest checkpoint if there is one."""
+    resume = checkpoints.latest(state)
+    print(f"train: resuming {state.name} at {resume.name}" if resume else f"train: starting {state.name} afresh")
+    if resume and checkpoints.is_finished(resume, plan.steps):  # only saving the outcome had failed
+        _restore(trainer, resume)
+    else:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+
+
 def _restore(trainer: Any, finished: Path) -> None:
     """Put the trainer into the state in which training ended. Trainer itself would take one more step."""
     from transformers import TrainerState
@@ -274,7 +278,7 @@ def _save(model: Any, pinned: Pinned, base: Path, packed: Path, out: Path, param
         artifacts.write_json(out / "adapter_config.json", config)
     template = artifacts.read_json(packed / "template.json", made_by="tokenize")
     models.save_tokenizer(base, template["chat_template"], out)
-    artifacts.write_json(out / models.ORIGIN, {"base": models.identity(pinned), "method": params.method})
+    models.save_origin(pinned, params.method, out)
 
 
 def _metrics(
@@ -302,13 +306,13 @@ def _metrics(
 @contextmanager
 def _peft_errors_in_words(model: Any) -> Iterator[None]:
     """Name the modules that the model has when params name others."""
+    kinds = ("Linear", "Linear4bit", "Conv1D")
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if type(module).__name__ in kinds}
     try:
         yield
     except ValueError as error:
         if "arget modules" not in str(error) and "lm_head" not in str(error):
             raise
-        kinds = ("Linear", "Linear4bit", "Conv1D")
-        names = {name.rpartition(".")[2] for name, module in model.named_modules() if type(module).__name__ in kinds}
         raise UserError(
             "params.yaml: train.lora.target_modules matches nothing that can be tuned in this model. It has "
             f"{', '.join(sorted(names - {'lm_head'}))}. Name some of these in a list, write one regular expression "
@@ -323,7 +327,10 @@ def _memory_errors_in_words(params: TrainParams, max_length: int) -> Iterator[No
 
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+        if not is_memory:
+            raise
         raise UserError(
             f"out of memory with batches of {params.batch_size} × {max_length} tokens. Lower train.batch_size and "
             "raise train.accumulation by the same factor (the result stays the same), set "
@@ -344,7 +351,7 @@ def write_curve(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> N
 def main() -> None:
     """Run the stage."""
     params, seed = load(TrainParams), load_seed()
-    checkpoints.die_with_parent()
+    experiments.require_all_files(Path("data/raw"))  # validate cannot, where it is taken from the cache
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is reproducible only with a fixed workspace
     # One device: Trainer would split batches over all that it sees.
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
@@ -360,19 +367,22 @@ def main() -> None:
         "base": artifacts.read_json(BASE / MANIFEST, made_by="base"),
     }
     state = checkpoints.root() / checkpoints.fingerprint(facts)
-    with checkpoints.locked(state), runtime.measured("train") as figures, artifacts.replacing(ADAPTER) as out:
+    with checkpoints.locked(state):
         if os.environ.get("RETUNE_FRESH") == "1":
             checkpoints.discard(state)
-        try:
-            tuned = train(PACKED, BASE, out, state, params, seed)
-        except Terminated:
-            print(f"train: stopped by SIGTERM; saved in {state.name}, `dvc repro` goes on from there", file=sys.stderr)
-            raise SystemExit(128 + signal.SIGTERM) from None
-        artifacts.write_json(REPORT, tuned.metrics)
-        write_curve(TRAIN_LOSS, tuned.train_loss, ["step", "loss", "lr", "grad_norm"])
-        write_curve(EVAL_LOSS, tuned.eval_loss, ["step", "loss"])
-        figures |= {"device": tuned.device, "tokens_per_second": round(tuned.tokens_per_second, 1)}
-    shutil.rmtree(state, ignore_errors=True)
+        with runtime.measured("train") as figures, artifacts.replacing(ADAPTER) as out:
+            try:
+                tuned = train(PACKED, BASE, out, state, params, seed)
+            except Terminated:
+                print(
+                    f"train: stopped by SIGTERM; saved in {state.name}, `dvc repro` goes on from there", file=sys.stderr
+                )
+                raise SystemExit(128 + signal.SIGTERM) from None
+            artifacts.write_json(REPORT, tuned.metrics)
+            write_curve(TRAIN_LOSS, tuned.train_loss, ["step", "loss", "lr", "grad_norm"])
+            write_curve(EVAL_LOSS, tuned.eval_loss, ["step", "loss"])
+            figures |= {"device": tuned.device, "tokens_per_second": round(tuned.tokens_per_second, 1)}
+        checkpoints.discard(state)
     print(_summary(tuned.metrics))
 
 

@@ -7,7 +7,6 @@ Writes  data/clean/records.parquet, data/clean/rejected.jsonl, reports/validate.
 """
 
 import argparse
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from stages.lib import artifacts, dedupe, forms, quality, rejects, runtime, sources
+from stages.lib import artifacts, dedupe, experiments, forms, quality, rejects, runtime, sources
 from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load
 from stages.lib.records import Record, to_table
@@ -268,22 +267,6 @@ def _require_known_columns(params: ValidateParams) -> None:
             raise UserError(f"params.yaml: validate.columns.{ours} is not a field of ours; these are: {known}.")
 
 
-def _require_all_files(raw: Path) -> None:
-    """A queued or --temp experiment runs in a copy that lacks the files which git does not track."""
-    main = os.environ.get("DVC_ROOT")
-    if main is None or Path(main).resolve() == Path.cwd().resolve():
-        return
-    here, there = (
-        {path.relative_to(folder).as_posix() for path in sources.find(folder)[0]} for folder in (raw, Path(main) / raw)
-    )
-    if missing := sorted(there - here):
-        names = " ".join(f"{raw}/{name}" for name in missing)
-        raise UserError(
-            f"{names} stayed behind: this experiment runs in a copy that has only what git tracked when it was made. "
-            f"Run `git add {names}` in the main folder, and start the experiment again."
-        )
-
-
 def _check_only(files: Iterable[Path], params: ValidateParams) -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # halves of characters in a key
     problems = check(files, params)
@@ -303,7 +286,7 @@ def main() -> None:
     _require_known_columns(params)
     if arguments.check:
         _check_only(arguments.check, params)
-    _require_all_files(RAW)
+    experiments.require_all_files(RAW)
     with runtime.measured("validate") as figures:
         outcome = validate(RAW, params)
         with artifacts.replacing(CLEAN) as out:

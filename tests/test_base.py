@@ -279,7 +279,7 @@ def test_a_file_of_an_installed_package_is_pinned_without_importing_the_package(
 def test_a_base_whose_files_changed_is_refused_when_it_is_loaded(llama, tmp_path):
     pinned = pin(llama, tmp_path / "base")
     on_disk.tiny.tiny_llama(seed=1).save_pretrained(llama)  # same shapes, other weights
-    with pytest.raises(UserError, match=r"model\.safetensors is not the file that was pinned"):
+    with pytest.raises(UserError, match=r"model\.safetensors is not the file that base recorded"):
         models.load_base(pinned, torch.float32, base=tmp_path / "base")
 
 

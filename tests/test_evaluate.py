@@ -42,7 +42,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     get_peft_model(model, lora).save_pretrained(root / "models/adapter")
-    artifacts.write_json(root / "models/adapter" / models.ORIGIN, {"base": models.identity(pinned), "method": "lora"})
+    models.save_origin(pinned, "lora", root / "models/adapter")
     return root
 
 

@@ -58,8 +58,8 @@ def covered(path, tracked):
 
 def test_dvc_runs_exactly_the_stages_that_are_written():
     assert sorted(PIPELINE) == STAGES
-    assert {name: stage["cmd"].removeprefix("exec ") for name, stage in PIPELINE.items()} == {
-        name: f"python -m stages.{name}" for name in STAGES
+    assert {name: stage["cmd"] for name, stage in PIPELINE.items()} == {
+        name: f"exec python -m stages.{name}" for name in STAGES
     }
 
 

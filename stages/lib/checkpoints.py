@@ -4,14 +4,12 @@ They live outside DVC's outputs, which DVC deletes before a stage runs. The same
 fresh, and changing back finds its own checkpoint again.
 """
 
-import ctypes
 import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,7 +48,7 @@ def _code() -> dict[str, str]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process alone.
+    """Hold `folder` for this process alone; it goes when it is left without a checkpoint.
 
     Raises:
         UserError: when another trainer holds it.
@@ -68,7 +66,11 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"pid {os.getpid()}")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if not any(folder.glob("checkpoint-*")):
+                shutil.rmtree(folder)
 
 
 def is_finished(checkpoint: Path, steps: int) -> bool:
@@ -106,9 +108,3 @@ def discard(folder: Path) -> None:
     """Remove the checkpoints of a run, but not its lock, which this process still holds."""
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-
-
-def die_with_parent() -> None:
-    """Ask Linux to send SIGTERM when the parent (DVC) dies: a killed `dvc repro` leaves no trainer behind."""
-    if sys.platform == "linux" and "DVC_ROOT" in os.environ:
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # 1 = PR_SET_PDEATHSIG

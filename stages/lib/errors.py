@@ -1,5 +1,6 @@
 """How a stage fails: a sentence for the person who can fix it, and a traceback only for our own bugs."""
 
+import ctypes
 import errno
 import os
 import signal
@@ -9,6 +10,8 @@ from pathlib import Path
 from types import FrameType
 
 import stages
+
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
 
 
 class UserError(Exception):
@@ -27,6 +30,7 @@ def run(main: Callable[[], None]) -> None:
     other exception is a bug of ours and keeps its traceback.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    _end_with_dvc()
     try:
         _refuse_foreign_code()
         main()
@@ -35,13 +39,21 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         _stop("interrupted; outputs are written whole or not at all, so `dvc repro` carries on from here.", code=130)
     except Exception as error:
+        place = getattr(error, "filename", None) or Path.cwd()
+        if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+            _stop(f"{place} cannot be written or read: {error.strerror}. Make way for it, then run `dvc repro` again.")
         if not is_disk_full(error):
             raise
-        place = getattr(error, "filename", None) or Path.cwd()
         _stop(
             f"the disk is full ({place}). Free some space (`dvc gc --workspace --all-experiments --all-branches "
             "--all-tags --dry` shows what DVC could drop), then run `dvc repro` again: nothing half-written was left."
         )
+
+
+def _end_with_dvc() -> None:
+    """Ask Linux to send SIGTERM when the parent (DVC) dies: a killed `dvc repro` leaves no stage at work behind."""
+    if sys.platform == "linux" and "DVC_ROOT" in os.environ:
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # 1 = PR_SET_PDEATHSIG
 
 
 def is_disk_full(error: Exception) -> bool:

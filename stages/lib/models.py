@@ -6,6 +6,7 @@ Always offline, safetensors only, never with code from the model's folder.
 import shutil
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,12 @@ import torch
 
 from stages.lib import artifacts
 from stages.lib.errors import UserError
-from stages.lib.pinned import BASE, Pinned, verify
+from stages.lib.pinned import BASE, Pinned, as_files, describe, verify
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_OTHER = "Fetch the model again, or choose another base."
 ORIGIN = "retune.json"  # beside the adapter: which base it belongs to, and how it was made
 
 
@@ -77,10 +79,11 @@ def load_tuned(pinned: Pinned, adapter: Path, dtype: torch.dtype, *, base: Path 
     """
     origin = artifacts.read_json(adapter / ORIGIN, made_by="train")
     if origin["base"] != identity(pinned):
+        other = "with other weights" if origin["base"]["name"] == pinned.name else f"({origin['base']['name']})"
         raise UserError(
-            f"{adapter} was trained on another base ({origin['base']['name']}) than the pinned one ({pinned.name}). "
-            "Run `dvc repro train`."
+            f"{adapter} was trained on another base {other} than the pinned one ({pinned.name}). Run `dvc repro train`."
         )
+    verify(adapter, as_files(origin["files"]), made_by="train")
     if origin["method"] == "full":
         return _load(adapter, adapter, dtype)
     from peft import PeftModel
@@ -104,6 +107,12 @@ def load_tokenizer(folder: Path = BASE) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def save_origin(pinned: Pinned, method: str, out: Path) -> None:
+    """Note beside tuned weights which base they belong to, and what the files in `out` are; `load_tuned` insists."""
+    files = {name: asdict(file) for name, file in describe(out, [file.name for file in out.iterdir()]).items()}
+    artifacts.write_json(out / ORIGIN, {"base": identity(pinned), "method": method, "files": files})
 
 
 def identity(pinned: Pinned) -> dict[str, Any]:
@@ -134,16 +143,30 @@ def _load(folder: Path, config_folder: Path, dtype: torch.dtype, **extra: Any) -
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     hush()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        config=AutoConfig.from_pretrained(config_folder, local_files_only=True, trust_remote_code=False),
-        dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        device_map={"": device()} if device().type == "cuda" else None,
-        **extra,
-    )
+    settings = AutoConfig.from_pretrained(config_folder, local_files_only=True, trust_remote_code=False)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=settings,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            device_map={"": device()} if device().type == "cuda" else None,
+            output_loading_info=True,
+            **extra,
+        )
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise UserError(f"{folder}: the weights have other shapes than config.json says. {_OTHER}") from None
+    model, found = loaded
+    missing = sorted(found["missing_keys"])
+    if missing:  # transformers has filled them with random numbers
+        raise UserError(
+            f"{folder}: {len(missing):,} weights that {type(model).__name__} needs are not in its files, "
+            f"{', '.join(missing[:3])} among them. {_OTHER}"
+        )
     # How its makers liked to sample is no part of a base. `generate` would fill in what it is not told (a repetition
     # penalty changes greedy answers without a word), and save_pretrained refuses some of it.
     model.generation_config = GenerationConfig()

@@ -115,6 +115,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing. Run at the top of the clone, or `git checkout {path}`.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 at byte {error.start}. Save it as UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:  # e.g. a date that does not exist
+        raise UserError(f"{path}: not valid YAML: {error}.") from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

@@ -61,11 +61,17 @@ def load_pinned(folder: Path = BASE) -> Pinned:
         UserError: when base.json is missing or a file beside it is not the one that was pinned.
     """
     content = artifacts.read_json(folder / MANIFEST, made_by="base")
-    for key in ("weights", "files"):
-        content[key] = {name: PinnedFile(**entry) for name, entry in content[key].items()}
-    pinned = Pinned(**content)
+    try:
+        pinned = Pinned(**content | {key: as_files(content[key]) for key in ("weights", "files")})
+    except (TypeError, KeyError, AttributeError):
+        raise UserError(f"{folder / MANIFEST} is damaged. Run `dvc repro -f base` to write it again.") from None
     verify(folder, pinned.files)
     return pinned
+
+
+def as_files(content: dict[str, dict[str, Any]]) -> dict[str, PinnedFile]:
+    """Files as JSON holds them."""
+    return {name: PinnedFile(**entry) for name, entry in content.items()}
 
 
 def describe(folder: Path, names: list[str]) -> dict[str, PinnedFile]:
@@ -73,7 +79,7 @@ def describe(folder: Path, names: list[str]) -> dict[str, PinnedFile]:
     return {name: PinnedFile(artifacts.sha256(folder / name), (folder / name).stat().st_size) for name in sorted(names)}
 
 
-def verify(folder: Path, expected: dict[str, PinnedFile]) -> None:
+def verify(folder: Path, expected: dict[str, PinnedFile], made_by: str = "base") -> None:
     """Compare files with what was pinned: size first, then every byte.
 
     Raises:
@@ -82,9 +88,9 @@ def verify(folder: Path, expected: dict[str, PinnedFile]) -> None:
     for name, entry in expected.items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"{path} is missing, but the pinned base needs it. Run `dvc repro -f base`.")
+            raise UserError(f"{path} is missing. Run `dvc repro -f {made_by}`.")
         if path.stat().st_size != entry.size or artifacts.sha256(path) != entry.sha256:
             raise UserError(
-                f"{path} is not the file that was pinned: its content has changed. Put the old file back, "
-                "or run `dvc repro -f base` to pin the new one."
+                f"{path} is not the file that {made_by} recorded: its content has changed. Put the old file back, "
+                f"or run `dvc repro -f {made_by}`."
             )

@@ -48,7 +48,7 @@ class Code(StrEnum):
     WRONG_TYPE = (
         "wrong-type",
         "a field holds another type than text, or the row is no object",
-        "Put the value in quotation marks.",
+        "Make it a text in quotation marks, or what the form asks for there.",
     )
     EMPTY_OUTPUT = (
         "empty-output",

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -54,9 +55,9 @@ def find(folder: Path) -> tuple[list[Path], list[Path]]:
         UserError: a name that is not UTF-8 has no place in a report.
     """
     readable, strange = [], []
-    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
+    for path in sorted(_below(folder), key=lambda path: path.relative_to(folder).as_posix()):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir() or path.name in IGNORED or path.suffix == ".dvc":
+        if path.name in IGNORED or path.suffix == ".dvc":
             continue
         if name != name.encode("utf-8", "replace").decode("utf-8"):
             raise UserError(f"{folder}: the file name {name!r} is not UTF-8. Rename the file.")
@@ -66,6 +67,18 @@ def find(folder: Path) -> tuple[list[Path], list[Path]]:
         else:
             strange.append(path)
     return readable, strange
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Every file, and every link to a folder, which is not followed: it may lead out of what DVC watches."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}.")
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        yield from (Path(place, name) for name in files)
+        yield from (path for name in folders if (path := Path(place, name)).is_symlink())
 
 
 def read(path: Path, source: str) -> Iterator[RawRow]:
@@ -120,9 +133,16 @@ def _around(data: bytes, place: int) -> str:
 
 
 def _has_one_object_a_line(data: bytes) -> bool:
-    """The first two lines that hold anything each open an object."""
-    lines = filter(None, (line.strip() for line in io.BytesIO(data)))
-    return {line[:1] for line in islice(lines, 2)} == {b"{"}
+    """One of the first two lines that hold anything is an object by itself, and no array is opened before it."""
+    lines = list(islice(filter(None, (line.strip() for line in io.BytesIO(data))), 2))
+    return bool(lines) and not lines[0].startswith(b"[") and any(map(_is_object, lines))
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _json_lines(data: bytes) -> Iterator[_Found]:
@@ -260,7 +280,8 @@ def _csv(path: Path) -> Iterator[_Found]:
 
 def _csv_rows(lines: list[str]) -> Iterator[_Found]:
     csv.field_size_limit(sys.maxsize)  # the default, 128 KiB, would reject a long answer
-    cells = csv.reader(lines, strict=True)
+    header_line = next((line for line in lines if line.strip()), "")
+    cells = csv.reader(lines, strict=True, delimiter=max(",;\t", key=header_line.count))  # as spreadsheets export it
     header: list[str] = []
     while True:
         line = cells.line_num + 1
@@ -270,7 +291,9 @@ def _csv_rows(lines: list[str]) -> Iterator[_Found]:
             return
         except csv.Error as error:
             broken = "".join(lines[line - 1 : cells.line_num])[:_EXCERPT]
-            yield _Found(line, broken, Reject(Code.JSON_SYNTAX, f"not CSV: {error}"))
+            is_open = cells.line_num == len(lines) and "unexpected end" in str(error)
+            what = "a quotation mark is never closed; nothing after it was read" if is_open else str(error)
+            yield _Found(line, broken, Reject(Code.JSON_SYNTAX, f"not CSV: {what}"), cut=is_open)
             continue
         if not row:
             continue

@@ -1,8 +1,9 @@
 """How the model is tuned."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stages.lib.params import Group, Real, Section, Share, Usual, Whole
 
@@ -17,13 +18,25 @@ class LoraParams(Group):
     dropout: Annotated[Real, Field(ge=0, lt=1), Usual(0, 0.1)]
     target_modules: str | list[str]
 
+    @field_validator("target_modules")
+    @classmethod
+    def _something_is_named(cls, named: str | list[str]) -> str | list[str]:
+        if not named:
+            raise ValueError("a rule: name at least one module, or write all-linear")
+        if isinstance(named, str):
+            try:
+                re.compile(named)
+            except re.error:
+                raise ValueError(f"a rule: {named} is no regular expression") from None
+        return named
+
 
 class TrainParams(Section, section="train"):
     """`params.yaml: train`."""
 
     method: Literal["lora", "qlora", "full"]
     lr: Annotated[Real, Field(gt=0, le=1), Usual(2e-5, 5e-4)]
-    epochs: Annotated[Real, Field(gt=0), Usual(1, 3)]
+    epochs: Annotated[Real, Field(gt=0, le=10_000), Usual(1, 3)]
     max_steps: Annotated[Whole, Field(ge=1)] | None
     batch_size: Annotated[Whole, Field(ge=1), Usual(1, 16)]
     accumulation: Annotated[Whole, Field(ge=1), Usual(1, 16)]

@@ -45,6 +45,8 @@ def outcome(error, capsys):
             "the disk is full (models/base). Free some",
         ),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), 1, "the disk is full ("),
+        (PermissionError(errno.EACCES, "Permission denied", "reports/x.json"), 1, "reports/x.json cannot be written"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "reports/x.json"), 1, "reports/x.json cannot be written"),
         # as safetensors words it
         (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "the disk is full ("),
     ],
@@ -56,7 +58,7 @@ def test_what_the_user_can_mend_is_one_sentence_and_no_traceback(capsys, error, 
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.EACCES, "Permission denied"), AssertionError()])
+@pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.EBADF, "Bad file"), AssertionError()])
 def test_a_bug_of_ours_keeps_its_traceback(error):
     def main():
         raise error

@@ -81,7 +81,7 @@ def test_a_base_without_its_weights_is_refused(bases, tmp_path):
     folder = shutil.copytree(bases / "llama/model", tmp_path / "model")
     pinned = pin(folder, tmp_path / "base")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"model\.safetensors is missing, but the pinned base needs it"):
+    with pytest.raises(UserError, match=r"model\.safetensors is missing. Run"):
         models.load_base(pinned, torch.float32, base=tmp_path / "base")
 
 
@@ -92,7 +92,7 @@ def adapter(pinned, base_folder, out):
     model = models.load_base(pinned, torch.float32, base=base_folder)
     tuned = get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False))
     tuned.save_pretrained(out)
-    artifacts.write_json(out / models.ORIGIN, {"base": models.identity(pinned), "method": "lora"})
+    models.save_origin(pinned, "lora", out)
     return tuned.eval()
 
 
@@ -128,9 +128,42 @@ def test_fully_tuned_weights_stand_for_themselves(bases, tmp_path):
     pinned = load_pinned(folder)
     tuned = tiny.tiny_llama(seed=2)
     tuned.save_pretrained(tmp_path / "adapter")
-    artifacts.write_json(tmp_path / "adapter" / models.ORIGIN, {"base": models.identity(pinned), "method": "full"})
+    models.save_origin(pinned, "full", tmp_path / "adapter")
     again = models.load_tuned(pinned, tmp_path / "adapter", torch.float32, base=folder)
     torch.testing.assert_close(again(IDS.to(again.device)).logits.cpu(), tuned(IDS).logits)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"half")])
+def test_an_adapter_that_is_not_whole_is_refused_and_never_looked_for_on_the_hub(bases, tmp_path, name, damage):
+    folder = bases / "llama/base"
+    pinned = load_pinned(folder)
+    adapter(pinned, folder, tmp_path / "adapter")
+    damage(tmp_path / "adapter" / name)
+    with pytest.raises(UserError, match=rf"{name} is (missing|not the file that train recorded).*dvc repro -f train"):
+        models.load_tuned(pinned, tmp_path / "adapter", torch.float32, base=folder)
+
+
+def renamed(weights):
+    """As torch.compile leaves them."""
+    return {f"_orig_mod.{name}": value for name, value in weights.items()}
+
+
+def narrowed(weights):
+    return {name: value[..., :8].contiguous() for name, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"), [(renamed, "weights that LlamaForCausalLM needs are not in"), (narrowed, "other shapes")]
+)
+def test_weights_that_do_not_fit_are_refused_not_filled_up_with_random_numbers(bases, tmp_path, change, sentence):
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(bases / "llama/model", tmp_path / "model")
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+    pinned = pin(folder, tmp_path / "base")
+    with pytest.raises(UserError, match=sentence):
+        models.load_base(pinned, torch.float32, base=tmp_path / "base")
 
 
 def test_the_tokenizer_is_shipped_with_the_template_that_the_model_was_tuned_on(bases, tmp_path):

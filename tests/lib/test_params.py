@@ -84,7 +84,7 @@ def test_a_whole_number_is_whole_however_it_is_written(written, text):
         ({"lr": "1e400"}, f"train.lr is Infinity; {NUMBER}"),
         ({"lr": "[1e-4]"}, f"train.lr is [0.0001]; {NUMBER}"),
         ({"lr": "2024-01-01"}, f'train.lr is "2024-01-01"; {NUMBER}'),
-        ({"epochs": "0"}, "train.epochs is 0; a number above 0 is allowed."),
+        ({"epochs": "0"}, "train.epochs is 0; a number above 0 up to 10000 is allowed."),
         ({"warmup": "10%"}, 'train.warmup is "10%"; a number from 0 up to 1 is allowed.'),
         ({"dropout": "1"}, "train.lora.dropout is 1; a number from 0 below 1 is allowed."),
         # whole numbers
@@ -101,6 +101,11 @@ def test_a_whole_number_is_whole_however_it_is_written(written, text):
         ({"system": "1"}, "format.system is 1; text or null is allowed."),
         ({"target_modules": "3"}, "train.lora.target_modules is 3; text or a list of texts is allowed."),
         ({"target_modules": "[q, 3]"}, 'train.lora.target_modules is ["q", 3]; text or a list of texts is allowed.'),
+        ({"target_modules": "[]"}, "train.lora.target_modules is []; name at least one module, or write all-linear."),
+        (
+            {"target_modules": '"["'},
+            'train.lora.target_modules is "["; [ is no regular expression.',
+        ),
         ({"columns": "{instruction: 3}"}, "validate.columns.instruction is 3; text is allowed."),
         ({"columns": "[]"}, "validate.columns is []; a block of keys is allowed here."),
         # the seed

@@ -34,12 +34,12 @@ def flip(path):
     [
         (
             flip,
-            "tokenizer.json is not the file that was pinned: its content has changed. Put the old file back, or run",
+            "tokenizer.json is not the file that base recorded: its content has changed. Put the old file back, or run",
         ),
-        (lambda path: path.write_bytes(path.read_bytes() + b" "), "tokenizer.json is not the file that was pinned"),
+        (lambda path: path.write_bytes(path.read_bytes() + b" "), "tokenizer.json is not the file that base recorded"),
         (
             lambda path: path.unlink(),
-            "tokenizer.json is missing, but the pinned base needs it. Run `dvc repro -f base`",
+            "tokenizer.json is missing. Run `dvc repro -f base`",
         ),
     ],
 )

@@ -137,6 +137,32 @@ def test_a_csv_header_that_names_a_column_twice_is_refused(read):
     assert read("rows.csv", "output,output\na,b\n") == [(1, Code.JSON_SYNTAX)]
 
 
+def test_a_quotation_mark_that_is_never_closed_says_that_the_rest_is_lost(tmp_path):
+    (tmp_path / "rows.csv").write_text('a,b\n1,2\n"3,4\n' + "5,6\n" * 50)
+    *good, last = sources.read(tmp_path / "rows.csv", "rows.csv")
+    assert [row.value for row in good] == [{"a": "1", "b": "2"}]
+    assert (last.line, last.cut) == (3, True)
+    assert last.reject.reason == "not CSV: a quotation mark is never closed; nothing after it was read"
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_cells_stand_between_whatever_the_spreadsheet_puts_there(read, mark):
+    assert read("rows.csv", f'a{mark}b\n"1, 2; 3"{mark}4\n') == [(2, {"a": "1, 2; 3", "b": "4"})]
+
+
+def test_a_line_that_is_no_object_costs_itself_alone(read):
+    assert read("rows.jsonl", '{"a": "1"}\n# a comment\n{"a": "2"}\n') == [
+        (1, {"a": "1"}),
+        (2, Code.JSON_SYNTAX),
+        (3, {"a": "2"}),
+    ]
+
+
+def test_an_object_whose_second_line_opens_an_object_is_one_row(read):
+    assert read("rows.json", '{"a": [\n{"b": "1"},\n{"b": "2"}\n]}') == [(1, {"a": [{"b": "1"}, {"b": "2"}]})]
+    assert read("rows.json", '{"a": [{"b": "1"},\n{"b": "2"}]}') == [(1, {"a": [{"b": "1"}, {"b": "2"}]})]
+
+
 def test_a_csv_cell_may_be_long(read):
     assert read("rows.csv", f"output\n{'x' * 200_000}\n") == [(2, {"output": "x" * 200_000})]
 
@@ -160,6 +186,14 @@ def test_files_are_found_sorted_and_what_cannot_be_read_is_named(tmp_path):
     readable, strange = sources.find(tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in readable] == ["a.jsonl", "a/z.csv", "b.json"]
     assert [path.relative_to(tmp_path).as_posix() for path in strange] == [".cache/x.json", "notes.txt"]
+
+
+def test_a_linked_folder_is_named_not_followed(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "raw/link").symlink_to(tmp_path / "elsewhere")
+    assert sources.find(tmp_path / "raw") == ([], [tmp_path / "raw/link"])
+    assert sources.find(tmp_path / "nowhere") == ([], [])
 
 
 @pytest.mark.parametrize("name", ["missing.json", "missing.parquet", "rows.xlsx"])

@@ -151,6 +151,8 @@ def test_a_queued_run_names_the_raw_file_that_it_would_miss(repository: Path) ->
         assert "new.jsonl" in says
         assert "git add" in says
         assert "Traceback" not in says
+        # Here validate's outcome comes from the cache, and it is not asked.
+        assert "new.jsonl" in run(repository, "dvc", "exp", "run", "--temp", "-S", "train.lr=2e-3", expect=255)
     finally:
         new.unlink()
 

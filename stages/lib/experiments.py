@@ -1,0 +1,31 @@
+"""What a queued or `--temp` experiment has to make sure of: it runs in a copy that holds only what git tracks."""
+
+import os
+from pathlib import Path
+
+from stages.lib.errors import UserError
+
+DATA = (".json", ".jsonl", ".csv", ".parquet")
+
+
+def require_all_files(folder: Path) -> None:
+    """Stop when the main folder has files that the copy lacks: the run would go on with less, without a word.
+
+    Raises:
+        UserError: naming the files, and how to bring them along.
+    """
+    main = os.environ.get("DVC_ROOT")
+    if main is None or Path(main).resolve() == Path.cwd().resolve():
+        return
+    if missing := sorted(_names(Path(main) / folder) - _names(folder)):
+        names = " ".join(f"{folder}/{name}" for name in missing)
+        raise UserError(
+            f"{names} stayed behind: this experiment runs in a copy that has only what git tracked when it was made. "
+            f"Run `git add {names}` in the main folder, and start the experiment again."
+        )
+
+
+def _names(folder: Path) -> set[str]:
+    """Files with rows below a folder, but for hidden ones."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in DATA)
+    return {path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)}
