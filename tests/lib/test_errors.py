@@ -97,7 +97,8 @@ def test_a_warning_goes_to_stderr_so_that_stdout_stays_the_summary(capsys):
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stage_that_is_stopped_leaves_nothing_half_written(tmp_path, sent, code):
     code_of_stage = (
-        "import sys, time; from pathlib import Path; from stages.lib import artifacts, errors\n"
+        "import signal, sys, time; from pathlib import Path; from stages.lib import artifacts, errors\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs inherit it ignored
         "def main():\n"
         "    with artifacts.replacing(Path(sys.argv[1])) as out:\n"
         "        (out / 'half').touch(); print('ready', flush=True); time.sleep(60)\n"
