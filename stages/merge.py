@@ -194,8 +194,9 @@ def main() -> None:
             f"only {compared['same_greedy_texts']:.0%} of {len(rows)} answers of the merged model are those that were "
             f"judged: {compared['dtype']} rounds. Set params.yaml: merge.dtype to float32 to ship what was judged."
         )
+    passed = f"{len(outcome)} gates passed" if outcome else "no gate is set"
     print(
-        f"merge: {len(outcome) or 'no'} gates passed · logits moved by at most {compared['max_logit_difference']:g} · "
+        f"merge: {passed} · logits moved by at most {compared['max_logit_difference']:g} · "
         f"{compared['same_greedy_texts']:.0%} of {len(rows)} answers the same → {MERGED}"
     )
 

@@ -64,8 +64,8 @@ class Row:
 def rows_of(category: Category, language: str, count: int) -> list[Row]:
     """`count` rows of which no two are alike.
 
-    A sentence comes back only with other words in most of its places, so that a held-out row is no trained row with
-    other figures.
+    Alike by their word-3-grams: where there are fewer sentences than rows, a sentence does come back, with other
+    figures and names in its places or another slip. Of 157 test rows 85 share their sentence with a training row.
     """
     name = category.__name__
     rng = random.Random(f"{SEED} {name} {language}")  # one generator each: a new category moves no other's rows

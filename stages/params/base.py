@@ -1,8 +1,6 @@
 """Which model is tuned."""
 
-from typing import Annotated
-
-from pydantic import Field
+from pydantic import field_validator
 
 from stages.lib.params import Section
 
@@ -10,5 +8,12 @@ from stages.lib.params import Section
 class BaseParams(Section, section="base"):
     """`params.yaml: base`."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: str
     revision: str | None
+
+    @field_validator("name")
+    @classmethod
+    def _something_is_named(cls, name: str) -> str:
+        if not name.strip():
+            raise ValueError("a rule: a hub id, a folder, a .gguf file or package:MODULE/FILE.gguf is needed")
+        return name

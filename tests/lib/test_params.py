@@ -101,6 +101,7 @@ def test_a_whole_number_is_whole_however_it_is_written(written, text):
         ({"system": "1"}, "format.system is 1; text or null is allowed."),
         ({"target_modules": "3"}, "train.lora.target_modules is 3; text or a list of texts is allowed."),
         ({"target_modules": "[q, 3]"}, 'train.lora.target_modules is ["q", 3]; text or a list of texts is allowed.'),
+        ({"name": '""'}, 'base.name is ""; a hub id, a folder, a .gguf file or package:MODULE/FILE.gguf is needed.'),
         ({"target_modules": "[]"}, "train.lora.target_modules is []; name at least one module, or write all-linear."),
         (
             {"target_modules": '"["'},
