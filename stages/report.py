@@ -249,13 +249,11 @@ def remarks(validate: Report, format_: Report) -> list[str]:
 
 def lengths(path: Path) -> list[tuple[str, Markup]]:
     """The name and a histogram of the tokens in a row, for every split that has rows."""
-    rows = [(row["split"], int(row["tokens_from"]), int(row["rows"])) for row in _read_csv(path)]
-    width = math.gcd(*(low for _, low, _ in rows)) or 1  # empty bars are not written
     bins: dict[str, list[charts.Bin]] = {split: [] for split in SPLITS}
-    for split, low, count in rows:
-        if count:
-            bins[split].append(charts.Bin(low, low + width, count))
-    longest = max((item.high for items in bins.values() for item in items), default=width)
+    for row in _read_csv(path):
+        if rows := int(row["rows"]):
+            bins[row["split"]].append(charts.Bin(int(row["tokens_from"]), int(row["tokens_to"]) + 1, rows))
+    longest = max((item.high for items in bins.values() for item in items), default=1)
     return [
         (split, charts.histogram(f"lengths-{split}", split, bins[split], longest)) for split in SPLITS if bins[split]
     ]

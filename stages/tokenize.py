@@ -8,6 +8,7 @@ Writes  data/packed/{train,validation,test}.arrow, manifest.json, rejected.jsonl
 import shutil
 from collections import Counter
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ HISTOGRAM = Path("reports/length_histogram.csv")
 
 NAMES = ("train", "validation", "test")
 BATCH = 1024  # rows read at once: enough for every core, few enough for the progress bar to move
-BARS = 16  # of the length histogram, up to max_length
+BARS = 20  # at most, of the length histogram up to max_length
 
 
 @dataclass(frozen=True)
@@ -224,11 +225,13 @@ def _quantiles(lengths: list[int]) -> dict[str, int]:
 
 def histogram(splits: dict[str, Split], limit: int) -> str:
     """The content of `reports/length_histogram.csv`: rows by tokens, those that were dropped for their length too."""
-    width = max(1, limit // BARS)
-    lines = ["split,tokens_from,rows"]
+    longest = max((length for split in splits.values() for length in split.lengths), default=0)
+    round_numbers = (step * 10**power for power in count() for step in (1, 2, 5))
+    width = next(number for number in round_numbers if number * BARS > min(longest, limit))
+    lines = ["split,tokens_from,tokens_to,rows"]
     for name, split in splits.items():
         bars = Counter(length // width * width for length in split.lengths)
-        lines += [f"{name},{tokens_from},{rows}" for tokens_from, rows in sorted(bars.items())]
+        lines += [f"{name},{low},{low + width - 1},{rows}" for low, rows in sorted(bars.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -113,7 +113,7 @@ def write_data_reports(reports: Path) -> None:
     write_json(reports / "tokenize.json", {"train": train, "truncated": {"rows": 0}, "dropped": {"rows": 2}})
     bell = {low: math.exp(-(((low - 96) / 48) ** 2)) / 3 for low in range(0, 512, 32)}
     histogram = [
-        {"split": split, "tokens_from": low, "rows": round(rows * height)}
+        {"split": split, "tokens_from": low, "tokens_to": low + 31, "rows": round(rows * height)}
         for split, rows in splits.items()
         for low, height in bell.items()
     ]

@@ -207,6 +207,15 @@ def test_the_histogram_counts_every_row_once(tokenized):
     assert max(int(bar["tokens_from"]) for bar in bars) >= 64  # those that were dropped are seen too
 
 
+@pytest.mark.parametrize(("tokens", "width"), [(18, 1), (25, 2), (90, 5), (180, 10)])
+def test_the_bars_of_the_histogram_are_as_narrow_as_the_rows_are_short(tokenized, tokens, width):
+    """Three bars between 0 and max_length would say nothing of rows that are all short."""
+    split = stage.Split(lengths=[3, tokens], ids=[], examples=[], bins=[], rejected=[])
+    bars = list(csv.DictReader(stage.histogram({"train": split}, limit=512).splitlines()))
+    assert {int(bar["tokens_to"]) - int(bar["tokens_from"]) + 1 for bar in bars} == {width}
+    assert int(bars[-1]["tokens_from"]) <= tokens <= int(bars[-1]["tokens_to"])
+
+
 def test_the_same_rows_give_the_same_bytes_and_another_seed_another_order(tokenized):
     rows = [a_row(number, question="order " * (number % 7)) for number in range(40)]
     read = lambda done: {path.name: path.read_bytes() for path in done.out.iterdir()}  # noqa: E731
@@ -227,7 +236,7 @@ def test_the_stage_reads_and_writes_where_the_pipeline_expects_it(tokenized, tmp
     stage.main()
     assert artifacts.read_json(stage.PACKED / "manifest.json", made_by="tokenize")["max_length"] == 64
     assert artifacts.read_json(stage.REPORT, made_by="tokenize")["dropped"]["rows"] == 1
-    assert stage.HISTOGRAM.read_text().startswith("split,tokens_from,rows\ntrain,")
+    assert stage.HISTOGRAM.read_text().startswith("split,tokens_from,tokens_to,rows\ntrain,")
     assert "2 read · 1 kept · 1 longer than 64 tokens → data/packed/rejected.jsonl" in capsys.readouterr().out
 
 
