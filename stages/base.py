@@ -198,7 +198,7 @@ def _copy_config(folder: Path, out: Path, name: str) -> str:
     try:
         AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # foreign settings: whatever reading them raises is the verdict on them
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(
             f"params.yaml: base.name: {folder / CONFIG} cannot be used: {reason}. Choose another base."
         ) from None
