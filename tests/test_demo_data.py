@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tools import demo_data
-from tools.demo_questions import in_chinese, in_english, lines
+from tools.demo_questions import PHRASES, in_chinese, in_english, lines
 
 ROOT = Path(__file__).parents[1]
 RAW = ROOT / "data/raw"
@@ -221,12 +221,12 @@ def minutes_of_span(said: str) -> int:
 
 def total(row: Seen) -> str:
     figures = [int(found) for found in re.findall(r"\d+", row.said)]
-    if len(figures) == 4:
-        return str(figures[0] * figures[1] + figures[2] * figures[3])
-    if not re.search("each|每个", row.said):
-        return str(sum(figures))
-    sign = -1 if re.search("minus|less| off|优惠", row.said) else 1
-    return str(figures[0] * figures[1] + sign * figures[2])
+    return str(sum(figures) if is_sum(row.said) else figures[0] * figures[1])
+
+
+def is_sum(said: str) -> bool:
+    """Two sums, and not so many at a price each."""
+    return not re.search(r"each|every| an? (night|hour|day)\b|hours|basket|apiece|per|每|门票", said)
 
 
 def phrases(kind: str) -> list[str]:
@@ -258,6 +258,21 @@ def own(row: Seen) -> str:
     language = "zh" if row.file.startswith("zh/") else "en"
     shared = [" ".join(phrase.casefold().split()) for phrase in lines("instructions", row.category, language)]
     return next((row.said.replace(phrase, "").strip() for phrase in shared if phrase in row.said), row.said)
+
+
+def test_no_sentence_is_used_twice_nor_stands_there_in_like_words():
+    used = sum(
+        len(demo_data.rows_of(kind, file.language)) for file in demo_data.FILES.values() for kind in file.categories
+    )
+    written = {language: sentences_in(language) for language in ("en", "zh")}
+    assert used == sum(len(sentences) for sentences in written.values())
+    for sentences in written.values():
+        assert [pair for pair in combinations(sentences, 2) if demo_data.likeness(*pair) >= 0.4] == []
+
+
+def sentences_in(language: str) -> list[str]:
+    texts = PHRASES["texts"]
+    return [line for name in texts for variant in texts[name] for line in lines("texts", name, variant, language)]
 
 
 def test_only_planted_rows_resemble_another():

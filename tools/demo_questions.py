@@ -92,28 +92,30 @@ def amount(rng: random.Random, language: str, variant: str) -> tuple[Words, str]
 
 def end_time(rng: random.Random, language: str, variant: str) -> tuple[Words, str]:
     """Add a length of time to a time of day."""
-    start = rng.randrange(7 * 60, 19 * 60, 5)
+    start = rng.randrange(7 * 60, 19 * 60, 15)
     span, minutes = rng.choice(list(SPANS[language].items()))
     hour, minute = divmod(start + minutes, 60)
     return {"start": rng.choice(_spellings_of_time(start, language)), "span": span}, f"{hour:02d}:{minute:02d}"
 
 
 def total(rng: random.Random, language: str, variant: str) -> tuple[Words, str]:
-    """Work out what is to be paid."""
-    a, b = rng.sample(range(2, 7), 2)
-    p = rng.randint(21, 99) if variant in ("two", "three") else rng.randint(5, 14)
-    q, r = rng.randint(2, 9), rng.randint(2, 9)
-    sums = {"pairs": a * p + b * q, "plus": a * p + q, "minus": a * p - q, "two": p + q, "three": p + q + r}
-    other = rng.choice(lines("words", "things", language)).split(" / ")
-    return {"a": a, "b": b, "p": p, "q": q, "r": r, "other": other[0], "others": other[-1]}, str(sums[variant])
+    """Work out what is to be paid: two sums, or so many at a price each."""
+    thing, other = (line.split(" / ") for line in rng.sample(lines("words", "things", language), 2))
+    named = {"thing": thing[0], "things": thing[-1], "other": other[0]}
+    if variant == "two":
+        p, q = rng.sample(range(2, 20), 2)
+        return {**named, "p": p, "q": q}, str(p + q)
+    a, p = rng.randint(2, 5), rng.randint(2, 12)
+    return {**named, "a": a, "p": p}, str(a * p)
 
 
 # How long something takes, as it is said, in minutes.
 SPANS = {
     "en": {
-        **{f"{minutes} minutes": minutes for minutes in (10, 15, 20, 25, 30, 35, 40, 45, 50, 90)},
-        **{f"{minutes} min": minutes for minutes in (20, 30, 45, 75)},
+        "15 minutes": 15,
+        "30 minutes": 30,
         "half an hour": 30,
+        "45 min": 45,
         "an hour": 60,
         "one hour": 60,
         "an hour and a half": 90,
@@ -121,7 +123,7 @@ SPANS = {
         "2 hours": 120,
         "3 hours": 180,
     },
-    "zh": {"15分钟": 15, "20分钟": 20, "40分钟": 40, "半小时": 30, "1小时": 60, "两小时": 120, "一个半小时": 90},
+    "zh": {"15分钟": 15, "30分钟": 30, "半小时": 30, "1小时": 60, "两小时": 120, "一个半小时": 90},
 }
 
 
