@@ -356,6 +356,8 @@ def main() -> None:
     # One device: Trainer would split batches over all that it sees.
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     from stages.lib import attention, models  # noqa: F401  # the fingerprint covers what is loaded by then
+
+    models.hush()  # before trainer imports TRL, and that bitsandbytes
     from stages.lib.trainer import Terminated
 
     facts = {

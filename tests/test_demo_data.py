@@ -197,36 +197,29 @@ def end_time(row: Seen) -> str:
     return f"{end // 60:02d}:{end % 60:02d}"
 
 
+def clock(row: Seen) -> str:
+    minutes = minutes_of_start(row.said)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}"
+
+
 def minutes_of_start(said: str) -> int:
-    if spoken := re.search(r"half past ([a-z]+)", said):
-        return NUMBERS[spoken[1]] * 60 + 30
-    if spoken := re.search(r"([上下])午(\d+)点(半|\d+)?", said):
-        minute = 30 if spoken[3] == "半" else int(spoken[3] or 0)
-        return (int(spoken[2]) % 12 + (12 if spoken[1] == "下" else 0)) * 60 + minute
-    if twelve := re.search(r"(\d+)(?::(\d\d))? ([ap])m", said):
-        return (int(twelve[1]) % 12 + (12 if twelve[3] == "p" else 0)) * 60 + int(twelve[2] or 0)
-    figures = re.search(r"(\d+):(\d\d)", said)
-    return int(figures[1]) * 60 + int(figures[2])
+    if spoken := re.search(r"(早上|上午|下午|晚上|)(\d+)点(半|\d+)?", said):
+        half, hour, minute = spoken.groups()
+        late = 12 if half in ("下午", "晚上") else 0
+        return (int(hour) % (12 if half else 24) + late) * 60 + (30 if minute == "半" else int(minute or 0))
+    if twelve := re.search(r"(\d+):(\d\d) ([ap])m", said):
+        return (int(twelve[1]) % 12 + (12 if twelve[3] == "p" else 0)) * 60 + int(twelve[2])
+    hour, minute = re.search(r"(\d\d?)[:.h]?(\d\d)(?: hrs|(?!\d))", said).groups()
+    return int(hour) * 60 + int(minute)
 
 
 def minutes_of_span(said: str) -> int:
     if minutes := re.search(r"(\d+)(?: min|分钟)", said):
         return int(minutes[1])
-    for span, length in {"half an hour": 30, "hour and a half": 90, "一个半小时": 90, "半小时": 30}.items():
-        if span in said:
-            return length
-    hours = re.search(r"(\d|an|one|two|两) ?(?:hour|小时)", said)[1]
-    return 60 * ({"an": 1, "one": 1, "two": 2, "两": 2}.get(hours) or int(hours))
-
-
-def total(row: Seen) -> str:
-    figures = [int(found) for found in re.findall(r"\d+", row.said)]
-    return str(sum(figures) if is_sum(row.said) else figures[0] * figures[1])
-
-
-def is_sum(said: str) -> bool:
-    """Two sums, and not so many at a price each."""
-    return not re.search(r"each|every| an? (night|hour|day)\b|hours|basket|apiece|per|每|门票", said)
+    if re.search("half an hour|半小时", said):
+        return 30
+    hours = re.search(r"(\d|an|one|two|一|两) ?(?:hour|小时)", said)[1]
+    return 60 * ({"an": 1, "one": 1, "two": 2, "一": 1, "两": 2}.get(hours) or int(hours))
 
 
 def phrases(kind: str) -> list[str]:
@@ -235,7 +228,7 @@ def phrases(kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "answer_to", [order_number, ticket_route, order_json, reply, iso_date, amount, end_time, total]
+    "answer_to", [order_number, ticket_route, order_json, reply, iso_date, amount, clock, end_time]
 )
 def test_every_answer_follows_from_its_question(answer_to: Callable[[Seen], str]):
     rows = [row for row in ANSWERED if row.category == answer_to.__name__]
@@ -279,7 +272,7 @@ def test_only_planted_rows_resemble_another():
     rows = list({row.said: row for row in ANSWERED}.values())
     for category in {row.category for row in rows}:
         texts = [own(row) for row in rows if row.category == category]
-        alike = [pair for pair in combinations(texts, 2) if demo_data.likeness(*pair) >= 0.7]
+        alike = [pair for pair in combinations(texts, 2) if demo_data.likeness(*pair) >= 0.5]
         assert all(one in other or other in one for one, other in alike), alike  # a word more at the end
 
 

@@ -22,6 +22,7 @@ from tools.demo_questions import (
     PHRASES,
     Category,
     amount,
+    clock,
     end_time,
     iso_date,
     lines,
@@ -30,7 +31,6 @@ from tools.demo_questions import (
     reply,
     small_talk,
     ticket_route,
-    total,
 )
 
 SEED = 20260301
@@ -83,23 +83,24 @@ def rows_of(category: Category, language: str) -> list[Row]:
 
 def written(sentence: str, language: str, kind: str, rng: random.Random) -> str:
     """A sentence as a hurried person sends it: greeting, sign-off, slips of the finger. Braces stay as they are."""
-    between = "" if language == "zh" else " "
-    greetings, farewells = (
-        [phrase for phrase in lines(place, kind, language) if not _words(phrase) & _words(sentence)]
-        for place in ("openers", "closers")
-    )
+    said = _words(sentence)
     if language == "en":
         sentence = with_slips(sentence, rng)
+    between = "" if language == "zh" else " "
     if rng.random() < 0.2:
-        sentence = rng.choice(greetings) + ("\n" if rng.random() < 0.3 else between) + sentence
+        greeting = rng.choice(_unsaid(lines("openers", kind, language), said))
+        said |= _words(greeting)
+        sentence = greeting + ("\n" if rng.random() < 0.3 else between) + sentence
     end = rng.random()
     if end < 0.2:
-        return (
-            sentence
-            + (between if sentence[-1] in "。！？.!?" else "。" if language == "zh" else ". ")
-            + rng.choice(farewells)
-        )
+        stop = "" if sentence[-1] in ".!?。！？" else "。" if language == "zh" else "."
+        return sentence + stop + between + rng.choice(_unsaid(lines("closers", kind, language), said))
     return sentence.rstrip(".。") if end < 0.3 else sentence
+
+
+def _unsaid(phrases: list[str], said: set[str]) -> list[str]:
+    """The phrases that share no word with what stands there already: nobody thanks twice."""
+    return [phrase for phrase in phrases if not _words(phrase) & said]
 
 
 def with_slips(sentence: str, rng: random.Random) -> str:
@@ -175,11 +176,11 @@ class File:
 FILES = {
     "orders.json": File(alpaca, "en", (order_number, order_json, reply)),
     "tickets.jsonl": File(messages, "en", (ticket_route,)),
-    "calendar.csv": File(alpaca, "en", (iso_date, end_time)),
-    "bills.jsonl": File(completion, "en", (amount, total)),
+    "calendar.csv": File(alpaca, "en", (iso_date, clock, end_time)),
+    "bills.jsonl": File(completion, "en", (amount,)),
     "zh/orders.json": File(alpaca, "zh", (order_number, order_json, reply)),
-    "zh/chats.json": File(sharegpt, "zh", (ticket_route, amount, total)),
-    "zh/calendar.csv": File(alpaca, "zh", (iso_date, end_time)),
+    "zh/chats.json": File(sharegpt, "zh", (ticket_route, amount)),
+    "zh/calendar.csv": File(alpaca, "zh", (iso_date, clock, end_time)),
 }
 
 # --- the dirt

@@ -92,38 +92,21 @@ def amount(rng: random.Random, language: str, variant: str) -> tuple[Words, str]
 
 def end_time(rng: random.Random, language: str, variant: str) -> tuple[Words, str]:
     """Add a length of time to a time of day."""
-    start = rng.randrange(7 * 60, 19 * 60, 15)
+    start = rng.randrange(7 * 60, 19 * 60, 60)
     span, minutes = rng.choice(list(SPANS[language].items()))
-    hour, minute = divmod(start + minutes, 60)
-    return {"start": rng.choice(_spellings_of_time(start, language)), "span": span}, f"{hour:02d}:{minute:02d}"
+    return {"start": rng.choice(_spellings_of_time(start, language)), "span": span}, _figures(start + minutes)
 
 
-def total(rng: random.Random, language: str, variant: str) -> tuple[Words, str]:
-    """Work out what is to be paid: two sums, or so many at a price each."""
-    thing, other = (line.split(" / ") for line in rng.sample(lines("words", "things", language), 2))
-    named = {"thing": thing[0], "things": thing[-1], "other": other[0]}
-    if variant == "two":
-        p, q = rng.sample(range(2, 20), 2)
-        return {**named, "p": p, "q": q}, str(p + q)
-    a, p = rng.randint(2, 5), rng.randint(2, 12)
-    return {**named, "a": a, "p": p}, str(a * p)
+def clock(rng: random.Random, language: str, variant: str) -> tuple[Words, str]:
+    """Write a time of day as HH:MM."""
+    minutes = rng.randrange(6 * 60, 23 * 60, 5)
+    return {"time": rng.choice(_spellings_of_time(minutes, language))}, _figures(minutes)
 
 
 # How long something takes, as it is said, in minutes.
 SPANS = {
-    "en": {
-        "15 minutes": 15,
-        "30 minutes": 30,
-        "half an hour": 30,
-        "45 min": 45,
-        "an hour": 60,
-        "one hour": 60,
-        "an hour and a half": 90,
-        "two hours": 120,
-        "2 hours": 120,
-        "3 hours": 180,
-    },
-    "zh": {"15分钟": 15, "30分钟": 30, "半小时": 30, "1小时": 60, "两小时": 120, "一个半小时": 90},
+    "en": {"half an hour": 30, "30 minutes": 30, "an hour": 60, "one hour": 60, "two hours": 120, "2 hours": 120},
+    "zh": {"半小时": 30, "一小时": 60, "1小时": 60, "两小时": 120},
 }
 
 
@@ -158,18 +141,26 @@ def _spellings_of_day(day: date, language: str) -> list[str]:
     return spellings
 
 
+def _figures(minutes: int) -> str:
+    """Minutes since midnight as HH:MM."""
+    return f"{minutes // 60:02d}:{minutes % 60:02d}"
+
+
 def _spellings_of_time(minutes: int, language: str) -> list[str]:
+    """On 24 hours, and once on twelve with the half of the day."""
     hour, minute = divmod(minutes, 60)
-    figures = f"{hour}:{minute:02d}"
     on_the_dial = (hour - 1) % 12 + 1
     if language == "zh":
-        half = "上午" if hour < 12 else "下午"
-        return [figures, f"{half}{on_the_dial}点" + {0: "", 30: "半"}.get(minute, f"{minute:02d}分")]
-    half = "am" if hour < 12 else "pm"
-    spellings = [figures, figures, f"{on_the_dial} {half}" if minute == 0 else f"{on_the_dial}:{minute:02d} {half}"]
-    if minute == 30 and hour < 12:
-        spellings.append(f"half past {in_english(hour)}")
-    return spellings
+        half = "早上" if hour < 9 else "上午" if hour < 12 else "下午" if hour < 18 else "晚上"
+        spoken = {0: "", 30: "半"}.get(minute, f"{minute:02d}分")
+        return [f"{hour}:{minute:02d}", f"{hour}点{spoken}", f"{half}{on_the_dial}点{spoken}"]
+    return [
+        f"{hour}:{minute:02d}",
+        f"{hour}.{minute:02d}",
+        f"{hour}h{minute:02d}",
+        f"{hour:02d}{minute:02d} hrs",
+        f"{on_the_dial}:{minute:02d} " + ("am" if hour < 12 else "pm"),
+    ]
 
 
 def _sum_in_english(rng: random.Random) -> tuple[str, Decimal, str]:

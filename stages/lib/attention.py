@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 PACKED = "packed"
 
 
+class Unsupported(Exception):
+    """The model's attention does something that `packed_attention` cannot."""
+
+
 def prepare(model: "PreTrainedModel", *, packs: bool) -> None:
     """Give `model` the fastest attention that is right for packed rows.
 
@@ -38,7 +42,7 @@ def prepare(model: "PreTrainedModel", *, packs: bool) -> None:
         try:
             if _documents_stay_apart(model):
                 return
-        except NotImplementedError:  # packed_attention lacks something that this model's attention has
+        except Unsupported:
             pass
         model.set_attn_implementation(own)
     if packs and not _documents_stay_apart(model):
@@ -101,12 +105,12 @@ def packed_attention(
         (rows, tokens, heads, head size), and no attention weights.
 
     Raises:
-        NotImplementedError: for a soft cap on the scores (Gemma 2) and attention sinks (GPT-OSS).
+        Unsupported: for a soft cap on the scores (Gemma 2) and attention sinks (GPT-OSS).
     """
     if attention_mask is not None:
         raise ValueError("packed rows carry no attention mask: a mask of ones lets documents see each other")
     if softcap is not None or s_aux is not None:
-        raise NotImplementedError("scaled_dot_product_attention has neither soft cap nor sinks")
+        raise Unsupported("scaled_dot_product_attention has neither soft cap nor sinks")
     grouped = query.shape[1] != key.shape[1]
     window = sliding_window if sliding_window is not None else getattr(module, "sliding_window", None)
     rows = []

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from stages.lib.errors import UserError
 
+# What stages/lib/sources.py reads. Importing that would make every reader of raw rows a dependency of train; a test
+# holds the two together.
 DATA = (".json", ".jsonl", ".csv", ".parquet")
 
 

@@ -3,6 +3,7 @@
 Always offline, safetensors only, never with code from the model's folder.
 """
 
+import logging
 import shutil
 import sys
 import warnings
@@ -175,12 +176,13 @@ def _load(folder: Path, config_folder: Path, dtype: torch.dtype, **extra: Any) -
 
 def hush() -> None:
     """Keep the libraries' notices to themselves, and bars out of logs and pipes; a terminal still shows the bars."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on AVX-512 it misses an optional package, aloud
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
 def save_tokenizer(base: Path, chat_template: str, out: Path) -> None:
