@@ -87,6 +87,7 @@ def load_tuned(pinned: Pinned, adapter: Path, dtype: torch.dtype, *, base: Path 
     verify(adapter, as_files(origin["files"]), made_by="train")
     if origin["method"] == "full":
         return _load(adapter, adapter, dtype)
+    hush()
     from peft import PeftModel
 
     model = load_base(pinned, dtype, base=base)
