@@ -69,7 +69,20 @@ def load_base(
         )
     folder = weights_folder(pinned, base)
     verify(folder, pinned.weights)
-    return _load(folder, base, dtype, quantization_config=quantization)
+    model = _load(folder, base, dtype, quantization_config=quantization)
+    if quantized:
+        _keep_differentiable(model)
+    return model
+
+
+def _keep_differentiable(model: "PreTrainedModel") -> None:
+    """Forbid bitsandbytes its inference layout, which it takes on AVX-512 CPUs at the first judgement.
+
+    It never goes back for training, and its kernel has no gradient: all layers below would learn nothing, silently.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_tuned(pinned: Pinned, adapter: Path, dtype: torch.dtype, *, base: Path = BASE) -> "PreTrainedModel":

@@ -65,6 +65,22 @@ def test_the_base_is_loaded_for_judging_in_the_type_asked_for(bases, kind, dtype
     assert model(IDS.to(model.device)).logits.isfinite().all()
 
 
+def test_judging_a_quantized_base_leaves_its_gradients_as_they_are(bases):
+    """On AVX-512, bitsandbytes would take a layout for inference that has none."""
+    folder = bases / "llama/base"
+    model = models.load_base(load_pinned(folder), torch.float32, quantized=True, base=folder)
+
+    def gradient():
+        embedded = model.get_input_embeddings()(IDS.to(model.device)).detach().requires_grad_()
+        model.train()(inputs_embeds=embedded).logits.square().sum().backward()
+        return embedded.grad
+
+    before = gradient()
+    with torch.no_grad():
+        model.eval()(IDS.to(model.device))
+    assert torch.equal(gradient(), before)
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_a_quantized_base_computes_on_this_device_nearly_as_the_base_does(bases, kind):
     """QLoRA without a GPU: GPT-2's Conv1D becomes a 4-bit layer too."""
