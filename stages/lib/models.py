@@ -80,8 +80,10 @@ def _keep_differentiable(model: "PreTrainedModel") -> None:
 
     It never goes back for training, and its kernel has no gradient: all layers below would learn nothing, silently.
     """
+    from bitsandbytes.nn import Linear4bit
+
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
+        if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
 
 
