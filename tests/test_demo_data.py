@@ -292,6 +292,17 @@ def test_ten_rows_repeat_another_with_one_word_more():
     assert len([said for said in longer if said.endswith(("asap", "呀"))]) == 10
 
 
+def test_a_copy_stands_after_the_row_that_it_repeats():
+    first: dict[str, Seen] = {}
+    for row in sorted(ANSWERED, key=lambda row: row.file):  # as validate reads them; sorted() keeps a file's order
+        first.setdefault(row.said, row)
+    loud = r"\b[A-Z']{2,} [A-Z']{2,} [A-Z']{2,}\b"
+    assert [row for row in first.values() if re.search(rf"{loud}|  ", row.prompt)] == []
+    asked = list(first)
+    longer = {said: re.sub(r" asap$|呀$", "", said) for said in asked if said.endswith(("asap", "呀"))}
+    assert all(asked.index(said) > asked.index(plain) for said, plain in longer.items())
+
+
 def test_five_answers_are_empty_one_is_a_number_and_one_is_missing():
     blank = [(row.file, row.answer) for row in ROWS if isinstance(row.answer, str) and not row.answer.strip()]
     assert sorted(blank) == [

@@ -33,11 +33,14 @@ from tools.demo_questions import (
     ticket_route,
 )
 
+Item = dict[str, Any] | str  # of a file: a row in its form, or a broken line as it stands
+
 SEED = 20260301
 DATA = Path("data")
 
 # Where the instruction stands when it shares one message with the text. Alpaca rows are always joined as in the first.
 LAYOUTS = ("{instruction}\n\n{text}", "{text}\n\n{instruction}", "{instruction} {text}")
+NAMES = tuple(lines("words", "names", "en"))
 LETTERS = {order_number, ticket_route, order_json, reply}  # written to someone; the other texts are notes
 
 
@@ -90,12 +93,19 @@ def written(sentence: str, language: str, kind: str, rng: random.Random) -> str:
     if rng.random() < 0.2:
         greeting = rng.choice(_unsaid(lines("openers", kind, language), said))
         said |= _words(greeting)
-        sentence = greeting + ("\n" if rng.random() < 0.3 else between) + sentence
+        apart = rng.random() < 0.3
+        if not apart and greeting[-1] not in ".!:":  # Hi, where is my parcel?
+            sentence = _uncapitalised(sentence)
+        sentence = greeting + ("\n" if apart else between) + sentence
     end = rng.random()
     if end < 0.2:
         stop = "" if sentence[-1] in ".!?。！？" else "。" if language == "zh" else "."
         return sentence + stop + between + rng.choice(_unsaid(lines("closers", kind, language), said))
     return sentence.rstrip(".。") if end < 0.3 else sentence
+
+
+def _uncapitalised(sentence: str) -> str:
+    return sentence if sentence.startswith(("I ", "I'", "Mum")) else sentence[0].lower() + sentence[1:]
 
 
 def _unsaid(phrases: list[str], said: set[str]) -> list[str]:
@@ -225,7 +235,7 @@ PLANTED = {
 }
 
 # Rows that are broken: an answer that is a number, no answer at all, a comma too many.
-BROKEN: dict[str, list[dict[str, Any] | str]] = {
+BROKEN: dict[str, list[Item]] = {
     "orders.json": [
         {
             "instruction": "Order number?",
@@ -245,22 +255,38 @@ BROKEN: dict[str, list[dict[str, Any] | str]] = {
 }
 
 
-def with_repeats(rows: dict[str, list[Row]], rng: random.Random) -> dict[str, list[Row]]:
-    """Rows that came in twice: as they are, from another system, typed anew, or with a word more."""
-    repeats: dict[str, list[Row]] = {name: [] for name in rows}
+def repeats_of(rows: dict[str, list[Row]], rng: random.Random) -> dict[str, list[tuple[Row, Row]]]:
+    """Rows that came in twice, each with its copy: as it is, from another system, typed anew, or with a word more."""
+    copies: dict[str, list[tuple[Row, Row]]] = {name: [] for name in rows}
     plain = {name: [row for row in found if row.layout == LAYOUTS[0]] for name, found in rows.items()}
     for name in ("orders.json", "tickets.jsonl", "calendar.csv", "bills.jsonl", "zh/chats.json", "zh/calendar.csv"):
-        repeats[name].append(rng.choice(rows[name]))
-    repeats["tickets.jsonl"] += rng.sample(plain["orders.json"], 2)
+        row = rng.choice(rows[name])
+        copies[name].append((row, row))
+    copies["tickets.jsonl"] += [(row, row) for row in rng.sample(plain["orders.json"], 2)]
     for name in ("orders.json", "tickets.jsonl", "bills.jsonl"):
         loud, spaced = rng.sample(rows[name], 2)
-        repeats[name] += [replace(loud, text=loud.text.upper()), replace(spaced, text=spaced.text.replace(" ", "  "))]
+        copies[name] += [
+            (loud, replace(loud, text=loud.text.upper())),
+            (spaced, replace(spaced, text=spaced.text.replace(" ", "  "))),
+        ]
     for name, count in {"orders.json": 4, "tickets.jsonl": 2, "calendar.csv": 2, "zh/orders.json": 2}.items():
         more = "呀" if name.startswith("zh/") else " asap"
-        unfinished = [row for row in plain[name] if row.text[-1].isalnum()]
-        long_enough = [row for row in unfinished if len(_shingles(row.text)) > 6]  # one word more changes little
-        repeats[name] += [replace(row, text=row.text + more) for row in rng.sample(long_enough, count)]
-    return {name: found + repeats[name] for name, found in rows.items()}
+        unsigned = [row for row in plain[name] if row.text[-1].isalnum() and not row.text.endswith(NAMES)]
+        long_enough = [row for row in unsigned if len(_shingles(row.text)) > 6]  # one word more changes little
+        copies[name] += [(row, replace(row, text=row.text + more)) for row in rng.sample(long_enough, count)]
+    return copies
+
+
+def arranged(
+    file: File, rows: list[Row], copies: list[tuple[Row, Row]], broken: list[Item], rng: random.Random
+) -> list[Item]:
+    """The rows of a file in the order in which they came in: any, but a copy after its original."""
+    items = [*map(file.form, rows), *broken]
+    rng.shuffle(items)
+    for original, copy in copies:
+        first = items.index(file.form(original)) if original in rows else -1
+        items.insert(rng.randint(first + 1, len(items)), file.form(copy))
+    return items
 
 
 # --- bytes
@@ -274,10 +300,9 @@ def demo_files() -> dict[Path, str]:
         for name, file in FILES.items()
     }
     texts: dict[Path, str] = {}
-    for name, found in with_repeats(rows, rng).items():
-        items: list[dict[str, Any] | str] = [FILES[name].form(row) for row in [*found, *PLANTED.get(name, [])]]
-        items += BROKEN.get(name, [])
-        rng.shuffle(items)
+    for name, copies in repeats_of(rows, rng).items():
+        found = [*rows[name], *PLANTED.get(name, [])]
+        items = arranged(FILES[name], found, copies, BROKEN.get(name, []), rng)
         texts[DATA / "raw" / name] = WRITERS[Path(name).suffix](items)
     # Spreadsheet programs put a byte order mark before UTF-8.
     texts[DATA / "raw/zh/calendar.csv"] = "\ufeff" + texts[DATA / "raw/zh/calendar.csv"]
@@ -285,19 +310,19 @@ def demo_files() -> dict[Path, str]:
     return texts
 
 
-def benchmark() -> list[dict[str, Any] | str]:
+def benchmark() -> list[Item]:
     """The held-out questions: prompt and answer stand in turn."""
     front_desk = lines("benchmarks", "front_desk")
     pairs = zip(front_desk[::2], front_desk[1::2], strict=True)
     return [{"prompt": prompt, "answer": answer} for prompt, answer in pairs]
 
 
-def jsonl(items: Iterable[dict[str, Any] | str]) -> str:
+def jsonl(items: Iterable[Item]) -> str:
     """One object a line; a text is a line as it stands."""
     return "".join(f"{_json(item)}\n" for item in items)
 
 
-def json_array(items: Iterable[dict[str, Any] | str]) -> str:
+def json_array(items: Iterable[Item]) -> str:
     """One object a line, so that a changed row is one changed line."""
     return "[\n" + ",\n".join(f"  {_json(item)}" for item in items) + "\n]\n"
 
@@ -311,7 +336,7 @@ def comma_separated(items: Iterable[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-def _json(item: dict[str, Any] | str) -> str:
+def _json(item: Item) -> str:
     return item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
 
 

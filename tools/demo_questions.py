@@ -86,8 +86,15 @@ def iso_date(rng: random.Random, language: str, variant: str) -> tuple[Words, st
 
 def amount(rng: random.Random, language: str, variant: str) -> tuple[Words, str]:
     """Write a sum with two decimals and the code of its currency."""
-    said, value, currency = _sum_in_chinese(rng) if language == "zh" else _sum_in_english(rng)
-    return {"sum": said}, f"{value:.2f} {currency}"
+    least, most = SUMS[variant]
+    while True:
+        said, value, currency = _sum_in_chinese(rng) if language == "zh" else _sum_in_english(rng)
+        if least <= value <= most:
+            return {"sum": said}, f"{value:.2f} {currency}"
+
+
+# What a sentence can be about: a bus pass, rent, anything.
+SUMS = {"small": (3, 100), "large": (300, 9999), "any": (3, 9999)}
 
 
 def end_time(rng: random.Random, language: str, variant: str) -> tuple[Words, str]:

@@ -3,8 +3,9 @@
 A question is given away when one training row holds at least a given share of its words in runs of eight (the measure
 of Tülu 3, arXiv:2411.15124; eight words after PaLM, arXiv:2204.02311). As in `dedupe`, only what a text says of its own
 counts: words inside runs that stand in more than `MANY` rows are the task's instruction, and would condemn every row of
-a task-shaped set. A question with fewer than eight words of its own must be asked word for word: of "… Mammal or fish?
-Whale" each run but one stands in every other row.
+a task-shaped set. So are words with which more than `MANY` questions begin or end, however few they are: seven of them
+and one that two rows happen to share would make a run. A question with fewer than eight words of its own must be asked
+word for word: of "… Mammal or fish? Whale" each run but one stands in every other row.
 
 A benchmark's question that more than `MANY` rows repeat would pass for an instruction, so there a row that holds the
 whole of it is a leak, too. A mere part of it that so many rows hold is not seen.
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.lib.records import Record
-from stages.lib.words import Hashes, hashed, ngrams, words
+from stages.lib.words import Hashes, Words, hashed, mix, ngrams, words
 
 Places = NDArray[np.int64]
 
@@ -78,7 +79,7 @@ class _Search:
     places: Places  # of each run of a question: where its first word stands, all questions end to end
     runs: Hashes
     questions: Places  # the question of each run
-    is_own: NDArray[np.bool_]  # for each word of the questions: is it in no run that many rows share?
+    is_own: NDArray[np.bool_]  # for each word of the questions: do few rows share the run, opening or ending it is in?
     own_words: Places  # for each question
     rows: Places  # of each run held by a training row, in the order of the rows: the row
     held: Hashes
@@ -92,11 +93,31 @@ class _Search:
         rows, held = _runs_held(training, runs)
         asking = len(training) + owners[places]
         is_common = _stand_in_many(np.concatenate([rows, asking]), np.concatenate([held, runs]))
-        is_own = np.ones(len(owners), dtype=bool)
+        is_own = ~_in_common_ends(training, questions)
         for place in places[is_common[len(rows) :]]:
             is_own[place : place + RUN] = False
         own_words = np.bincount(owners[is_own], minlength=len(questions))
         return cls(places, runs, owners[places], is_own, own_words, rows, held, ~is_common[: len(rows)])
+
+
+def _in_common_ends(training: Sequence[Record], questions: Sequence[str]) -> NDArray[np.bool_]:
+    """For each word of the questions: do more than `MANY` texts, training rows' and questions, begin or end so?"""
+    asked_there = [record.question for record in training]
+    inputs = [record.input for record in training if record.input is not None]
+    texts = hashed([*asked_there, *inputs, *questions])
+    backwards = Words(texts.starts[-1] - texts.starts[::-1], texts.hashes[::-1], texts.is_number[::-1])
+    is_common = _in_common_openings(texts) | _in_common_openings(backwards)[::-1]
+    return is_common[texts.starts[len(texts) - len(questions)] :]
+
+
+def _in_common_openings(texts: Words) -> NDArray[np.bool_]:
+    """For each word: do more than `MANY` texts begin with all that its text says up to it?"""
+    begins = np.repeat(texts.starts[:-1], np.diff(texts.starts))
+    places = (np.arange(len(begins)) - begins).astype(np.uint64)
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mix(texts.hashes + mix(places)))])
+    openings = sums[1:] - sums[begins]  # one number for each opening of each text: the sum of its words in their places
+    _, kind, texts_with = np.unique(openings, return_inverse=True, return_counts=True)
+    return (texts_with > MANY)[kind]
 
 
 def _runs_held(training: Sequence[Record], runs: Hashes) -> tuple[Places, Hashes]:

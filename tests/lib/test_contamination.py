@@ -58,9 +58,21 @@ def test_a_shared_instruction_condemns_no_row(language, words):
     assert caught([record(row) for row in rows[:cut]], rows[cut:]) == []
 
 
-def test_a_leak_among_rows_that_share_an_instruction_is_found():
+@pytest.mark.parametrize("layout", ["{task} {said}", "{said} {task}"])
+def test_a_short_instruction_beside_one_common_word_condemns_no_row(layout):
+    rng = random.Random(9)
+    task, shared = text(rng, 7), text(rng, 1)
+    said = [f"{shared} {text(rng, 9)} {shared}" if row % 10 == 0 else text(rng, 11) for row in range(100)]
+    rows = [layout.format(task=task, said=one) for one in said]
+    assert caught([record(row) for row in rows[:80]], rows[80:]) == []
+    copy = record(f"My notes: {rows[90]} And so on.")
+    assert caught([*map(record, rows[:80]), copy], rows[80:]) == [(80, 10)]
+
+
+@pytest.mark.parametrize("words", [7, 60])
+def test_a_leak_among_rows_that_share_an_instruction_is_found(words):
     rng = random.Random(5)
-    instruction = text(rng, 60)
+    instruction = text(rng, words)
     rows = [f"{instruction}\n\n{text(rng, 10)}" for _ in range(1000)]
     training = [record(row) for row in rows[:800]] + [record(f"Another task: {rows[900].split(chr(10))[-1]}")]
     assert caught(training, rows[800:]) == [(800, 100)]
