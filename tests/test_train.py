@@ -57,7 +57,7 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_cut(llama: Path, tmp_path: P
     weights = []
     for batch, accumulation in ((1, 8), (4, 2), (8, 1)):
         out = tmp_path / f"{batch}x{accumulation}"
-        tune(root, out, batch_size=batch, accumulation=accumulation, max_steps=1, warmup=0.0)
+        tune(root, out, batch_size=batch, accumulation=accumulation, max_steps=1, warmup=0.0, precision="fp32")
         weights.append(load_file(out / "adapter_model.safetensors"))
 
     for other in weights[1:]:
@@ -68,7 +68,9 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_cut(llama: Path, tmp_path: P
 def test_the_validation_loss_does_not_depend_on_the_batch_size(llama: Path, tmp_path: Path) -> None:
     """Field fault 23: judged at step 1, before the rate has left 0 (the first warm-up step changes nothing)."""
     found = [
-        tune(llama, tmp_path / str(size), batch_size=size, max_steps=1, warmup=1.0).eval_loss[0]["loss"]
+        tune(llama, tmp_path / str(size), batch_size=size, max_steps=1, warmup=1.0, precision="fp32").eval_loss[0][
+            "loss"
+        ]
         for size in (1, 3, 6)
     ]
 
