@@ -109,6 +109,15 @@ def test_a_second_run_does_nothing(repository: Path) -> None:
     assert "Data and pipelines are up to date" in run(repository, "dvc", "repro")
 
 
+def test_words_about_the_rows_are_no_rows(repository: Path) -> None:
+    readme = repository / "data/raw/README.md"
+    readme.write_text("What these rows are.\n")
+    try:
+        assert "Data and pipelines are up to date" in run(repository, "dvc", "repro")
+    finally:
+        readme.unlink()
+
+
 def test_the_lock_is_current_in_a_clean_clone(repository: Path, tmp_path: Path) -> None:
     run(tmp_path, "git", "clone", "-q", str(repository), "clone")
 
