@@ -9,7 +9,6 @@ import csv
 import io
 import math
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +60,7 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
 
     Raises:
         UserError: when there is nothing to train, the base or device cannot do what params ask, or memory runs out.
-        Terminated: on SIGTERM, after a checkpoint was saved.
+        Stopped: on SIGTERM or Ctrl-C, after a checkpoint was saved.
     """
     from transformers import PrinterCallback
 
@@ -70,6 +69,7 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
 
     pinned = load_pinned(base)
     manifest = artifacts.read_json(packed / "manifest.json", made_by="tokenize")
+    template = artifacts.read_json(packed / "template.json", made_by="tokenize")
     rows = {split: _rows(packed, manifest, split) for split in ("train", "validation")}
     plan = plan_steps(manifest["splits"]["train"]["rows"], params)
     dtype = models.dtype_for(params.precision)
@@ -94,7 +94,7 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
         if params.method == "qlora":
             _keep_adapter_in_fp32(trainer.model)
         _run(trainer, state, plan)
-    _save(trainer.model, pinned, base, packed, out, params)
+    _save(trainer.model, pinned, base, template, out, params)
     history = trainer.state.log_history
     losses, judgements = curve(history, "loss"), curve(history, "eval_loss")
     return Tuned(
@@ -257,7 +257,7 @@ def _early_stopping(params: TrainParams, judged: bool) -> list[Any]:
     return [EarlyStoppingCallback(early_stopping_patience=params.early_stopping)]
 
 
-def _save(model: Any, pinned: Pinned, base: Path, packed: Path, out: Path, params: TrainParams) -> None:
+def _save(model: Any, pinned: Pinned, base: Path, template: dict[str, Any], out: Path, params: TrainParams) -> None:
     """Write the weights as safetensors, with all that the model needs to be used: tokenizer, chat template, origin."""
     from stages.lib import models
 
@@ -276,7 +276,6 @@ def _save(model: Any, pinned: Pinned, base: Path, packed: Path, out: Path, param
         if isinstance(config["target_modules"], list):
             config["target_modules"].sort()
         artifacts.write_json(out / "adapter_config.json", config)
-    template = artifacts.read_json(packed / "template.json", made_by="tokenize")
     models.save_tokenizer(base, template["chat_template"], out)
     models.save_origin(pinned, params.method, out)
 
@@ -358,7 +357,7 @@ def main() -> None:
     from stages.lib import attention, models  # noqa: F401  # the fingerprint covers what is loaded by then
 
     models.hush()  # before trainer imports TRL, and that bitsandbytes
-    from stages.lib.trainer import Terminated
+    from stages.lib.trainer import Stopped
 
     facts = {
         "params": params.model_dump(),
@@ -375,11 +374,9 @@ def main() -> None:
         with runtime.measured("train") as figures, artifacts.replacing(ADAPTER) as out:
             try:
                 tuned = train(PACKED, BASE, out, state, params, seed)
-            except Terminated:
-                print(
-                    f"train: stopped by SIGTERM; saved in {state.name}, `dvc repro` goes on from there", file=sys.stderr
-                )
-                raise SystemExit(128 + signal.SIGTERM) from None
+            except Stopped as stopped:
+                print(f"train: stopped by {stopped}; saved in {state.name}, `dvc repro` goes on there", file=sys.stderr)
+                raise SystemExit(128 + stopped.signal) from None
             artifacts.write_json(REPORT, tuned.metrics)
             write_curve(TRAIN_LOSS, tuned.train_loss, ["step", "loss", "lr", "grad_norm"])
             write_curve(EVAL_LOSS, tuned.eval_loss, ["step", "loss"])

@@ -45,6 +45,7 @@ class Ledger:
 
     params: ValidateParams
     read: Counter[str] = field(default_factory=Counter)  # by file
+    cut: list[str] = field(default_factory=list)  # where and why files could not be read to their end
     rejected: list[Rejected] = field(default_factory=list)
     unused: Counter[str] = field(default_factory=Counter)  # fields that nothing reads
     renamed: Counter[str] = field(default_factory=Counter)  # speakers that were mapped to a role
@@ -71,6 +72,7 @@ def validate(raw: Path, params: ValidateParams) -> Outcome:
     """
     ledger = Ledger(params)
     rows = list(_fit(_read(raw), ledger))
+    _require_whole(raw, ledger)
     rows, latest = _drop_exact_duplicates(rows, ledger)
     conflicts = _conflicts(rows)
     rows = _settle(rows, conflicts, latest, ledger)
@@ -103,8 +105,8 @@ def _read(raw: Path) -> Iterator[RawRow]:
         warn(f"{path} was not read: only {sources.ENDINGS} files are, outside hidden folders.")
     for path in files:
         for found in sources.read(path, path.relative_to(raw).as_posix()):
-            if found.cut and found.reject:
-                warn(f"{path}:{found.line}: {found.reject.reason}. {found.reject.code.remedy}")
+            if found.reject and found.reject.code is Code.EMPTY_FILE:
+                warn(f"{path}: {found.reject.reason}. {found.reject.code.remedy}")
             yield found
 
 
@@ -112,6 +114,8 @@ def _fit(found: Iterable[RawRow], ledger: Ledger) -> Iterator[Row]:
     """The rows that can be learned from, each judged by itself."""
     for raw in tqdm(found, desc="validate", unit=" rows", disable=None, leave=False):
         ledger.read[raw.source] += 1
+        if raw.cut and raw.reject:
+            ledger.cut.append(f"{raw.place}: {raw.reject.reason}. {raw.reject.code.remedy}")
         record = raw.reject or _record(raw, ledger)
         if isinstance(record, Reject):
             ledger.reject(raw, record)
@@ -190,6 +194,18 @@ def _drop_near_duplicates(rows: list[Row], ledger: Ledger) -> tuple[list[Row], i
         detail = {"repeats": first, "similarity": similarity}
         ledger.reject(rows[later].raw, Reject(Code.NEAR_DUPLICATE, reason, detail))
     return [row for number, row in enumerate(rows) if number not in dropped], len(varied - dropped)
+
+
+def _require_whole(raw: Path, ledger: Ledger) -> None:
+    """Stop at a file that could not be read to its end: nobody knows how much of it is lost."""
+    places = [f"{raw}/{place}" for place in ledger.cut]
+    if places and ledger.params.max_reject_share < 1:
+        raise UserError(
+            f"{raw}: what follows these places could not be read. (To go on without it, set validate.max_reject_share "
+            f"in params.yaml to 1.){_listed(places)}"
+        )
+    for place in places:
+        warn(place)
 
 
 def _require_enough(raw: Path, read: int, ledger: Ledger) -> None:

@@ -128,9 +128,9 @@ def test_dvc_keeps_the_files_that_a_stage_says_it_writes(stage):
 
 @pytest.mark.parametrize("name", ["", "lib", "params"])
 def test_a_package_file_holds_a_docstring_and_nothing_else(name):
-    """That is why no stage depends on one."""
+    """That is why no stage depends on one. The first also sees to Ctrl-C while modules are loaded."""
     body = ast.parse((ROOT / "stages" / name / "__init__.py").read_text(encoding="utf-8")).body
-    assert [type(node) for node in body] == [ast.Expr]
+    assert [type(node) for node in body] == [ast.Expr] + ([] if name else [ast.Import, ast.Import, ast.If])
 
 
 @named(MODULES)

@@ -275,21 +275,22 @@ def wait_for_checkpoint(folder: Path) -> None:
     raise AssertionError("no checkpoint was written")
 
 
-def test_sigterm_saves_and_a_second_trainer_is_refused(folder: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_a_second_trainer_is_refused(folder: Path, sent: signal.Signals) -> None:
     """Field fault 3: never two trainers; what was stopped goes on from where it stood."""
     first = start(folder)
     wait_for_checkpoint(folder)
 
     second = start(folder)
     _, second_says = second.communicate(timeout=120)
-    first.send_signal(signal.SIGTERM)
+    first.send_signal(sent)
     _, first_says = first.communicate(timeout=120)
 
     assert second.returncode == 1
     assert f"another process (pid {first.pid}) is training this very run" in second_says
     assert "Traceback" not in second_says
-    assert first.returncode == 143, first_says
-    assert "stopped by SIGTERM; saved" in first_says
+    assert first.returncode == 128 + sent, first_says
+    assert f"stopped by {sent.name}; saved" in first_says
     assert not (folder / "models/adapter").exists()
     assert not (folder / "reports/train.json").exists()
 

@@ -446,3 +446,12 @@ def test_a_queued_experiment_says_which_raw_files_stayed_behind(clone, monkeypat
     monkeypatch.setenv("DVC_ROOT", str(clone))
     with pytest.raises(UserError, match="max_reject_share"):  # an ordinary run: goes on to judge the rows
         stage.main()
+
+
+def test_a_file_that_breaks_off_stops_the_run_and_names_the_line(tmp_path, params_for):
+    """One stray quotation mark, and the rest of an array is lost: that is no single bad row."""
+    raw = write(tmp_path / "raw", {"a.json": json.dumps([GOOD] * 3, indent=1) + ' "', "b.jsonl": [GOOD]})
+    with pytest.raises(
+        UserError, match=r"could not be read[^~]*raw/a\.json:14: not JSON: [^~]*nothing after it was read"
+    ):
+        validate(raw, params_for("validate", max_reject_share=0.9))

@@ -24,7 +24,8 @@ def replacing(target: Path) -> Iterator[Path]:
     """
     work, old = (target.with_name(f".{target.name}.{state}.part") for state in ("new", "old"))
     for leftover in (work, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+        if leftover.exists():
+            shutil.rmtree(leftover)
     work.mkdir(parents=True)
     try:
         yield work

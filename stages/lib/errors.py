@@ -30,6 +30,8 @@ def run(main: Callable[[], None]) -> None:
     other exception is a bug of ours and keeps its traceback.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by stages/__init__.py while modules were loaded
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _end_with_dvc()
     try:
         _refuse_foreign_code()

@@ -37,7 +37,7 @@ class Code(StrEnum):
     EMPTY_FILE = "empty-file", "the file holds no row", "Fill or remove the file."
     JSON_SYNTAX = (
         "json-syntax",
-        "the text is not strict JSON (or CSV) at this line; a broken array is read up to here, the rest counts once",
+        "the text is not strict JSON (or CSV) at this line; what follows in a broken array is lost, and the run stops",
         "Mend the line.",
     )
     MISSING_FIELD = (

@@ -1,6 +1,7 @@
 """TRL's SFTTrainer over rows that are packed already, with an exact loss on every device and checkpoints to trust."""
 
 import math
+import os
 import signal
 import time
 from collections.abc import Iterable
@@ -21,8 +22,12 @@ from stages.lib.logits import logits_at
 IGNORED = -100  # label of a token that is not trained
 
 
-class Terminated(Exception):
-    """SIGTERM was received, and the state of training is saved."""
+class Stopped(Exception):
+    """SIGTERM or SIGINT (Ctrl-C) was received, and the state of training is saved."""
+
+    def __init__(self, signal_received: signal.Signals) -> None:
+        super().__init__(signal_received.name)
+        self.signal = signal_received
 
 
 class PackedCollator:
@@ -98,28 +103,41 @@ class PackedTrainer(SFTTrainer):
 
 
 class SafeCheckpoints(TrainerCallback):
-    """Mark each checkpoint when it is whole; on SIGTERM save one more, then stop."""
+    """Mark each checkpoint when it is whole; on SIGTERM or Ctrl-C save one more and stop. A second stops at once."""
 
     def __init__(self) -> None:
-        self.terminating = False
-        signal.signal(signal.SIGTERM, self._remember)
+        self.received: signal.Signals | None = None
+        self._former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number, handler in self._former.items():
+            if handler != signal.SIG_IGN:  # as a shell's background jobs inherit SIGINT
+                signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.terminating = True
+        self.received = signal.Signals(number)
+        self._restore()
+        os.write(2, b"\ntrain: saving after this step; the next signal stops at once\n")
+
+    def _restore(self) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Ask for a checkpoint after the step in which SIGTERM came."""
-        if self.terminating:
+        """Ask for a checkpoint after the step in which the signal came."""
+        if self.received:
             control.should_save = True
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark the checkpoint that was just written."""
         checkpoints.mark_complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
-        if self.terminating:
-            raise Terminated
+        if self.received:
+            raise Stopped(self.received)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """From here on a signal ends the stage."""
+        self._restore()
 
 
 class Divergence(TrainerCallback):

@@ -57,6 +57,18 @@ def test_what_a_killed_run_left_behind_is_not_taken_over(tmp_path):
     assert tree(tmp_path) == {"out/new.txt": b"new"}
 
 
+def test_a_leftover_that_cannot_be_removed_is_said_to_be_in_the_way(tmp_path, monkeypatch):
+    """And not passed over, only to stumble over it when the work is done."""
+    (tmp_path / ".out.old.part").mkdir()
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(artifacts.shutil, "rmtree", refuse)
+    with pytest.raises(PermissionError), artifacts.replacing(tmp_path / "out"):
+        pytest.fail("the work was begun")
+
+
 def test_a_folder_may_stand_where_none_of_its_parents_did(tmp_path):
     with artifacts.replacing(tmp_path / "data/deep/out") as work:
         (work / "new.txt").write_bytes(b"new")

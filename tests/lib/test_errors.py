@@ -112,3 +112,16 @@ def test_a_stage_that_is_stopped_leaves_nothing_half_written(tmp_path, sent, cod
     assert process.returncode == code
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", ["validate", "train"])
+def test_ctrl_c_while_modules_are_loaded_ends_without_a_traceback(stage):
+    command = [sys.executable, "-X", "importtime", "-m", f"stages.{stage}"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    for line in process.stderr:
+        if line.endswith("| stages\n"):
+            break
+    os.kill(process.pid, signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert "Traceback" not in rest
