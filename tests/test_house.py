@@ -126,6 +126,11 @@ def test_dvc_keeps_the_files_that_a_stage_says_it_writes(stage):
     assert {out for out in outs if not any(covered(path, [out]) for path in writes)} == set()
 
 
+def test_plots_are_named_once():
+    """What a stage lists under its own `plots` DVC draws a second time, with axes of its choice."""
+    assert [name for name in STAGES if "plots" in PIPELINE[name]] == []
+
+
 @pytest.mark.parametrize("name", ["", "lib", "params"])
 def test_a_package_file_holds_a_docstring_and_nothing_else(name):
     """That is why no stage depends on one. The first also sees to Ctrl-C while modules are loaded."""
