@@ -23,8 +23,8 @@ lint: .venv/.ready-dev  ## style and types
 	ruff format --check .
 	mypy
 
-clean:  ## remove the environment and checkpoints; data, models and DVC's cache stay
-	rm -rf .venv .ckpt
+clean:  ## remove the environment, checkpoints and what validate remembers; data, models and DVC's cache stay
+	rm -rf .venv .ckpt .cache
 
 .venv/.ready: pyproject.toml constraints.txt requirements-base.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Retune needs Python 3.11 or newer; name one with make PYTHON=python3.11")'

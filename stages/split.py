@@ -5,20 +5,22 @@ Writes  data/splits/{train,validation,test}.parquet, data/splits/rejected.jsonl,
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import xxhash
+from numpy.typing import NDArray
 
 from stages.lib import artifacts, contamination, dedupe, forms, rejects, runtime, sources
 from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load, load_seed
-from stages.lib.records import Record, from_table, to_table
+from stages.lib.records import SCHEMA, from_table
 from stages.lib.rejects import Code, Reject, Rejected
+from stages.lib.words import hashed, words
 from stages.params.split import SplitParams
 from stages.params.validate import ValidateParams
 
@@ -52,73 +54,120 @@ class Splits:
     metrics: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What splitting has to know of every record; the table itself is touched again only at the end."""
+
+    ids: list[str]
+    question_ids: list[str]
+    categories: list[str]
+    places: list[str]
+    wording: dedupe.Wording
+    turns: contamination.Turns
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "Rows":
+        """Read the records of a table, some thousand at a time."""
+        question_ids, wordings, turns, first = list[str](), [], [], 0
+        for batch in table.to_batches(max_chunksize=4096):
+            records = from_table(pa.table(batch))
+            question_ids += [record.question_id for record in records]
+            wordings.append(dedupe.Wording.of(records))
+            turns.append(contamination.Turns.of(records).moved(first))
+            first += len(records)
+        places = [
+            f"{source}:{line}"
+            for source, line in zip(table["source"].to_pylist(), table["line"].to_pylist(), strict=True)
+        ]
+        return cls(
+            ids=table["id"].to_pylist(),
+            question_ids=question_ids,
+            categories=table["category"].to_pylist(),
+            places=places,
+            wording=dedupe.Wording.end_to_end(wordings),
+            turns=contamination.Turns.end_to_end(turns),
+        )
+
+
 def split(
-    records: Sequence[Record],
-    benchmarks: Mapping[str, str],
-    params: SplitParams,
-    near_duplicate: float,
-    seed: int,
+    table: pa.Table, benchmarks: Mapping[str, str], params: SplitParams, near_duplicate: float, seed: int
 ) -> Splits:
     """Assign whole groups of like rows to one split each; then take out of train what gives away a held-out question.
 
     Args:
+        table: the records.
         benchmarks: what each benchmark row asks, by its place.
         near_duplicate: `validate.near_duplicate`, the similarity at which two rows are the same row.
 
     Raises:
         UserError: there are too few groups for the parts, or nothing is left to train on.
     """
-    grouping = group(records, params.group_similarity, near_duplicate)
-    parts = assign(grouping.ids, params, seed)
+    rows = Rows.of(table)
+    grouping = group(rows, params.group_similarity, near_duplicate)
+    parts = np.array(assign(grouping.ids, params, seed))
     across = _like_pairs_across(grouping, parts)
-    members = {name: [row for row, part in enumerate(parts) if part == name] for name in NAMES}
-    rejected, is_leak = _decontaminate(records, members, benchmarks, params.contamination)
-    members["train"] = [row for row in members["train"] if row not in is_leak]
-    if not members["train"]:
+    members = {name: np.flatnonzero(parts == name) for name in NAMES}
+    leaks = _leaks(rows, members, benchmarks, params.contamination)
+    members["train"] = np.setdiff1d(members["train"], list(leaks))
+    if not len(members["train"]):
         raise UserError(
-            f"{CLEAN}: all {len(is_leak):,} training rows give away a question of the test split or of {BENCHMARKS}. "
+            f"{CLEAN}: all {len(leaks):,} training rows give away a question of the test split or of {BENCHMARKS}. "
             "Add rows that differ from them."
         )
-    if sum(map(len, members.values())) + len(rejected) != len(records):
+    if sum(map(len, members.values())) + len(leaks) != len(table):
         raise AssertionError("a record was lost or doubled on its way to the splits")
-    table = to_table(records).append_column("group", pa.array(grouping.ids, pa.string()))
     sizes = Counter(grouping.ids)
-    metrics = {name: {"rows": len(rows)} for name, rows in members.items()} | {
-        "contaminated": {"rows": len(rejected)} | dict(Counter(one.reject.detail["by"] for one in rejected)),
+    metrics = {name: {"rows": len(numbers)} for name, numbers in members.items()} | {
+        "contaminated": {"rows": len(leaks)} | dict(Counter(leak.detail["by"] for leak in leaks.values())),
         "groups": len(sizes),
         "largest_group": max(sizes.values()),
         "broken_groups": grouping.broken_groups,
         "broken_rows": sum(grouping.is_broken),
         "like_pairs_across": across,
-        "categories": _by_category(records, members),
+        "categories": _by_category(rows.categories, members),
     }
-    tables = {name: table.take(pa.array(rows, pa.int64())) for name, rows in members.items()}
-    return Splits(tables, rejected, metrics)
+    grouped = table.append_column("group", pa.array(grouping.ids, pa.string()))
+    tables = {name: grouped.filter(_only(numbers, len(table))) for name, numbers in members.items()}
+    return Splits(tables, _rejected(table, leaks), metrics)
 
 
-def group(records: Sequence[Record], similarity: float, near_duplicate: float) -> Grouping:
+def _only(numbers: Iterable[int], count: int) -> pa.Array:
+    """A mask over `count` rows."""
+    chosen = np.zeros(count, dtype=bool)
+    chosen[list(numbers)] = True
+    return pa.array(chosen)
+
+
+def _rejected(table: pa.Table, leaks: Mapping[int, Reject]) -> list[Rejected]:
+    records = table.filter(_only(leaks, len(table))).select(SCHEMA.names).to_pylist()
+    return [
+        Rejected(record["source"], record["line"], leaks[row], record)
+        for row, record in zip(sorted(leaks), records, strict=True)
+    ]
+
+
+def group(rows: Rows, similarity: float, near_duplicate: float) -> Grouping:
     """Put rows with like questions together, whatever they answer, and break up what would swallow a category.
 
     A group that has more than a tenth of a category's rows is cut at a higher similarity, `STEP` by `STEP`, until its
     parts are small or hold only rows that are never parted: those with the same question, and near-duplicates.
     """
-    alike, likeness = dedupe.like_questions(records, similarity)
-    bound = _inseparable(records, near_duplicate)
-    categories = [record.category for record in records]
-    level = np.full(len(records), similarity)
+    alike, likeness = dedupe.like_questions(rows.wording, similarity)
+    bound = _inseparable(rows, near_duplicate)
+    level = np.full(len(rows.ids), similarity)
     while True:
         holds = likeness >= level[alike[:, 0]]  # both rows of a pair are always cut at the same level
-        heads = dedupe.components(len(records), np.concatenate([bound, alike[holds]]))
-        swollen = _swollen(heads, categories)
-        rows = [row for row, head in enumerate(heads) if head in swollen and level[row] <= 1]
-        if not rows:
+        heads = dedupe.components(len(rows.ids), np.concatenate([bound, alike[holds]]))
+        swollen = _swollen(heads, rows.categories)
+        swallowing = [row for row, head in enumerate(heads) if head in swollen and level[row] <= 1]
+        if not swallowing:
             break
-        level[rows] += STEP
+        level[swallowing] += STEP
     names: dict[int, str] = {}
-    for record, head in zip(records, heads, strict=True):
-        names[head] = min(names.get(head, record.id), record.id)
+    for name, head in zip(rows.ids, heads, strict=True):
+        names[head] = min(names.get(head, name), name)
     is_broken = level > similarity
-    first_heads = np.array(dedupe.components(len(records), np.concatenate([bound, alike])))
+    first_heads = np.array(dedupe.components(len(rows.ids), np.concatenate([bound, alike])))
     return Grouping(
         ids=[names[head] for head in heads],
         broken_groups=len(np.unique(first_heads[is_broken])),
@@ -128,11 +177,11 @@ def group(records: Sequence[Record], similarity: float, near_duplicate: float) -
     )
 
 
-def _inseparable(records: Sequence[Record], near_duplicate: float) -> dedupe.Pairs:
+def _inseparable(rows: Rows, near_duplicate: float) -> dedupe.Pairs:
     """Rows that ask the same, and near-duplicates, which validate has left only where it was told to keep them."""
     first: dict[str, int] = {}
-    same = [(first.setdefault(record.question_id, row), row) for row, record in enumerate(records)]
-    repeats = dedupe.near_repeats(records, near_duplicate, dedupe.TO_GROUP)
+    same = [(first.setdefault(question, row), row) for row, question in enumerate(rows.question_ids)]
+    repeats = dedupe.near_repeats(rows.wording, near_duplicate, dedupe.TO_GROUP)
     return np.concatenate(
         [np.array(same, dtype=np.int64).reshape(-1, 2), repeats.pairs[repeats.answers >= near_duplicate]]
     )
@@ -184,55 +233,44 @@ def _part(drawn: float, params: SplitParams) -> str:
     return "validation" if drawn < params.test + params.validation else "train"
 
 
-def _like_pairs_across(grouping: Grouping, parts: Sequence[str]) -> int:
+def _like_pairs_across(grouping: Grouping, parts: NDArray[np.str_]) -> int:
     """How many pairs of like rows were torn apart by breaking up groups; nothing else may do so."""
 
-    def torn(pairs: dedupe.Pairs) -> list[list[int]]:
-        return [pair for pair in pairs.tolist() if parts[pair[0]] != parts[pair[1]]]
+    def torn(pairs: dedupe.Pairs) -> dedupe.Pairs:
+        return pairs[parts[pairs[:, 0]] != parts[pairs[:, 1]]]
 
     across = torn(grouping.alike)
-    if torn(grouping.bound) or any(not grouping.is_broken[row] for pair in across for row in pair):
+    if len(torn(grouping.bound)) or not np.array(grouping.is_broken)[across].all():
         raise AssertionError("rows that belong together are in different splits")
     return len(across)
 
 
-def _decontaminate(
-    records: Sequence[Record], members: Mapping[str, Sequence[int]], benchmarks: Mapping[str, str], threshold: float
-) -> tuple[list[Rejected], set[int]]:
-    """The training rows that give away a question of the test split or of a benchmark, and their row numbers."""
-    training = [records[row] for row in members["train"]]
-    test = {f"{records[row].place} (test)": _asked(records[row]) for row in members["test"]}
-    exams = {f"{BENCHMARKS}/{place}": question for place, question in benchmarks.items()}
-    places = [*test, *exams]
-    found = [
-        *contamination.leaks(training, list(test.values()), threshold),
-        *(
-            replace(leak, question=len(test) + leak.question)
-            for leak in contamination.leaks(training, list(exams.values()), threshold, are_benchmarks=True)
-        ),
-    ]
-    rejected = []
-    rows = set()
-    for leak in contamination.worst_of_each(found):
-        record, place = training[leak.row], places[leak.question]
-        reason = f"the row gives away {leak.share:.0%} of the question at {place}"
-        by = "test" if leak.question < len(test) else "benchmarks"
-        detail = {"question": place, "share": round(leak.share, 3), "by": by}
-        rejected.append(Rejected(record.source, record.line, Reject(Code.CONTAMINATED, reason, detail), record.row()))
-        rows.add(members["train"][leak.row])
-    return rejected, rows
+def _leaks(
+    rows: Rows, members: Mapping[str, NDArray[np.int64]], benchmarks: Mapping[str, str], threshold: float
+) -> dict[int, Reject]:
+    """The training rows that give away a question of the test split or of a benchmark, and how much of it."""
+    training, turns = rows.wording.take(members["train"]), rows.turns.take(members["train"])
+    test = contamination.asked(rows.wording.take(members["test"]))
+    sets = (
+        ("test", [f"{rows.places[row]} (test)" for row in members["test"]], test),
+        ("benchmarks", [f"{BENCHMARKS}/{place}" for place in benchmarks], hashed(benchmarks.values())),
+    )
+    shares: dict[int, float] = {}
+    reasons: dict[int, Reject] = {}
+    for by, places, questions in sets:
+        for leak in contamination.leaks(training, turns, questions, threshold, are_benchmarks=by == "benchmarks"):
+            row, place = int(members["train"][leak.row]), places[leak.question]
+            if leak.share > shares.get(row, 0):
+                shares[row] = leak.share
+                reason = f"the row gives away {leak.share:.0%} of the question at {place}"
+                detail = {"question": place, "share": round(leak.share, 3), "by": by}
+                reasons[row] = Reject(Code.CONTAMINATED, reason, detail)
+    return reasons
 
 
-def _asked(record: Record) -> str:
-    return contamination.asked(record.question, record.input)
-
-
-def _by_category(records: Sequence[Record], members: Mapping[str, Sequence[int]]) -> dict[str, dict[str, int]]:
-    counts = {name: Counter(records[row].category for row in rows) for name, rows in members.items()}
-    return {
-        category: {name: counts[name][category] for name in NAMES}
-        for category in sorted({record.category for record in records})
-    }
+def _by_category(categories: Sequence[str], members: Mapping[str, NDArray[np.int64]]) -> dict[str, dict[str, int]]:
+    counts = {name: Counter(categories[row] for row in rows) for name, rows in members.items()}
+    return {category: {name: counts[name][category] for name in NAMES} for category in sorted(set(categories))}
 
 
 def read_benchmarks(folder: Path) -> dict[str, str]:
@@ -246,12 +284,15 @@ def read_benchmarks(folder: Path) -> dict[str, str]:
     for path in strange:
         warn(f"{path} was not read: only {sources.ENDINGS} files are.")
     for path in files:
-        for found in sources.read(path, path.relative_to(folder).as_posix()):
+        for found in sources.read(path):
+            place = f"{path.relative_to(folder).as_posix()}:{found.line}"
             question = forms.question_of(found.value)
             if found.reject or question is None:
                 reason = found.reject.reason if found.reject else "the row asks nothing"
-                raise UserError(f"{folder}/{found.place}: {reason}. Mend the row; until then it cannot be held out.")
-            questions[found.place] = contamination.asked(question.text, question.input)
+                raise UserError(f"{folder}/{place}: {reason}. Mend the row; until then it cannot be held out.")
+            own = question.input
+            is_enough = own is not None and len(words(own)) >= contamination.RUN
+            questions[place] = own if own is not None and is_enough else question.text
     return questions
 
 
@@ -260,7 +301,7 @@ def main() -> None:
     params = load(SplitParams)
     near_duplicate = load(ValidateParams).near_duplicate
     with runtime.measured("split") as figures:
-        records = from_table(artifacts.read_parquet(CLEAN, "validate"))
+        records = artifacts.read_parquet(CLEAN, "validate")
         splits = split(records, read_benchmarks(BENCHMARKS), params, near_duplicate, load_seed())
         with artifacts.replacing(SPLITS) as out:
             for name, table in splits.tables.items():

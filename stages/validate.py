@@ -1,216 +1,287 @@
 """Turn raw rows of any known form into clean records, and account for every row that is left out.
 
 Reads   data/raw/ (JSON, JSONL, CSV, Parquet, in folders as you like)
-Writes  data/clean/records.parquet, data/clean/rejected.jsonl, reports/validate.json
+Writes  data/clean/ (records.parquet, rejected.jsonl, remarks.jsonl), reports/validate.json
 
 `python -m stages.validate --check FILE…` only tells what is wrong with the rows of these files, and writes nothing.
 """
 
 import argparse
+import os
 import sys
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from stages.lib import artifacts, dedupe, experiments, forms, quality, rejects, runtime, sources
+from stages.lib import artifacts, dedupe, experiments, forms, judging, quality, rejects, runtime, sources
 from stages.lib.errors import UserError, run, warn
+from stages.lib.judging import Judged
 from stages.lib.params import load
-from stages.lib.records import Record, to_table
+from stages.lib.records import SCHEMA
 from stages.lib.rejects import Code, Reject, Rejected
-from stages.lib.sources import RawRow
+from stages.lib.sources import Block
 from stages.params.validate import ValidateParams
 
 RAW = Path("data/raw")
 CLEAN = Path("data/clean")
+MEMORY = Path(".cache/judged")
 REPORT = Path("reports/validate.json")
 _SHOWN = 10  # places that an error names
-
-
-@dataclass(frozen=True)
-class Row:
-    """A record, beside the raw row that it came from."""
-
-    raw: RawRow
-    record: Record
+_LARGE = 8 << 20  # bytes of raw files: from here on, starting other processes pays
 
 
 @dataclass
 class Ledger:
     """What became of every row that was read; the rows that are in neither list are still in the race."""
 
-    params: ValidateParams
     read: Counter[str] = field(default_factory=Counter)  # by file
-    cut: list[str] = field(default_factory=list)  # where and why files could not be read to their end
     rejected: list[Rejected] = field(default_factory=list)
     unused: Counter[str] = field(default_factory=Counter)  # fields that nothing reads
     renamed: Counter[str] = field(default_factory=Counter)  # speakers that were mapped to a role
 
-    def reject(self, raw: RawRow, reject: Reject) -> None:
-        """Leave a row out. What must not be learned is masked here too: it must not be kept beside the reason."""
-        self.rejected.append(Rejected(raw.source, raw.line, reject, quality.mask(raw.value, self.params)))
+    def take(self, judged: Judged, source: str, first: int) -> None:
+        """Add what came of a block."""
+        self.read[source] += judged.read
+        self.unused.update(judged.unused)
+        self.renamed.update(judged.renamed)
+        self.rejected += (replace(one, source=source, line=first + one.line) for one in judged.rejected)
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What validation gives."""
 
-    kept: list[Record]
+    kept: pa.Table
     rejected: list[Rejected]
+    remarks: list[dict[str, Any]]  # on rows that are kept and that a person should look at
     metrics: dict[str, Any]
 
 
-def validate(raw: Path, params: ValidateParams) -> Outcome:
+def validate(raw: Path, params: ValidateParams, memory: Path, workers: int | None = None) -> Outcome:
     """Read and judge every row below `raw`, then drop those that repeat or contradict another.
+
+    Args:
+        memory: the folder that remembers how rows were judged, so that only new ones are judged again.
+        workers: processes that judge; by default as many as the rows are worth. The result is the same.
 
     Raises:
         UserError: nothing to read, nothing left, too many rejects, or conflicting answers where the params forbid them.
     """
-    ledger = Ledger(params)
-    rows = list(_fit(_read(raw), ledger))
-    _require_whole(raw, ledger)
-    rows, latest = _drop_exact_duplicates(rows, ledger)
-    conflicts = _conflicts(rows)
-    rows = _settle(rows, conflicts, latest, ledger)
-    rows, variations = _drop_near_duplicates(rows, ledger)
-    kept = [row.record for row in rows]
+    ledger = Ledger()
+    fit = _fit(raw, params, memory, workers, ledger)
+    rows = Rows(fit["source"], fit["line"])
+    dropped, latest = _exact_duplicates(rows, fit["id"].to_pylist())
+    conflicts = _conflicts(fit["question_id"].to_pylist(), dropped)
+    dropped |= _settled(rows, conflicts, latest, params.conflicting_answers)
+    is_left = np.ones(len(fit), dtype=bool)
+    is_left[list(dropped)] = False
+    repeats, varied = _near_duplicates(rows, fit, is_left, params.near_duplicate)
+    dropped |= repeats
+    is_left[list(repeats)] = False
+    kept = fit.filter(pa.array(is_left)).select(SCHEMA.names)
+    remarks = _remarks(rows, fit["tags"], is_left, conflicts, varied, params)
+    ledger.rejected += _rejected(fit.filter(pa.array(~is_left)), [dropped[row] for row in sorted(dropped)])
     read = ledger.read.total()
     if read != len(kept) + len(ledger.rejected):
         raise AssertionError(f"{read} rows read, but {len(kept)} kept and {len(ledger.rejected)} rejected")
-    _require_enough(raw, read, ledger)
+    _require_enough(raw, read, ledger, params.max_reject_share)
     metrics = {
         "rows": {"read": read, "kept": len(kept), "rejected": len(ledger.rejected)},
         "rejected": rejects.tally(ledger.rejected),
         "by_file": _by_file(kept, ledger),
-        "categories": _sorted(Counter(record.category for record in kept)),
-        "flagged": _sorted(Counter(kind for record in kept for kind in _found(record))),
+        "categories": _sorted(Counter(kept["category"].to_pylist())),
+        "flagged": _sorted(Counter(kind for _, kind in _findings(pc.list_flatten(kept["tags"]).to_pylist()))),
         "conflicts": {"questions": len(conflicts), "rows": sum(map(len, conflicts))},
-        "variations": {"rows": variations},
-        "lengths": _lengths(kept),
+        "variations": {"rows": len(varied)},
+        "lengths": _lengths(kept["messages"]),
         "unused_fields": _sorted(ledger.unused),
         "renamed_speakers": _sorted(ledger.renamed),
     }
-    return Outcome(kept, ledger.rejected, metrics)
+    return Outcome(kept, ledger.rejected, remarks, metrics)
 
 
-def _read(raw: Path) -> Iterator[RawRow]:
+def _fit(raw: Path, params: ValidateParams, memory: Path, workers: int | None, ledger: Ledger) -> pa.Table:
+    """The records of all rows that can be learned from, each judged by itself; what is not is rejected."""
     files, strange = sources.find(raw)
     if not files:
         raise UserError(f"{raw} holds no file that can be read ({sources.ENDINGS}). Put your rows there.")
     for path in strange:
         warn(f"{path} was not read: only {sources.ENDINGS} files are, outside hidden folders.")
+    if workers is None:
+        workers = _processors() if sum(path.stat().st_size for path in files) > _LARGE else 1
+    places = deque[tuple[str, int]]()  # file and first line of the blocks under way
+    tables = []
+    with tqdm(desc="validate", unit=" rows", disable=None, leave=False) as bar:
+        for judged in judging.judge_all(_blocks(raw, files, places), params, memory, workers):
+            source, first = places.popleft()
+            tables.append(_placed(judged.fit, source, first))
+            ledger.take(judged, source, first)
+            bar.update(judged.read)
+    _require_whole(raw, ledger.rejected, params.max_reject_share)
+    return pa.concat_tables(tables)
+
+
+def _blocks(raw: Path, files: list[Path], places: deque[tuple[str, int]]) -> Iterator[Block]:
     for path in files:
-        for found in sources.read(path, path.relative_to(raw).as_posix()):
-            if found.reject and found.reject.code is Code.EMPTY_FILE:
-                warn(f"{path}: {found.reject.reason}. {found.reject.code.remedy}")
-            yield found
+        for block in sources.blocks(path):
+            places.append((path.relative_to(raw).as_posix(), block.first))
+            yield block
 
 
-def _fit(found: Iterable[RawRow], ledger: Ledger) -> Iterator[Row]:
-    """The rows that can be learned from, each judged by itself."""
-    for raw in tqdm(found, desc="validate", unit=" rows", disable=None, leave=False):
-        ledger.read[raw.source] += 1
-        if raw.cut and raw.reject:
-            ledger.cut.append(f"{raw.place}: {raw.reject.reason}. {raw.reject.code.remedy}")
-        record = raw.reject or _record(raw, ledger)
-        if isinstance(record, Reject):
-            ledger.reject(raw, record)
-        else:
-            yield Row(raw, record)
+def _placed(records: pa.Table, source: str, first: int) -> pa.Table:
+    """Records with their file, and lines counted from its beginning."""
+    columns = {
+        "source": pa.array([source] * len(records), pa.string()),
+        "line": pc.add(records["line"], pa.scalar(first, pa.int64())),
+    }
+    for name, column in columns.items():
+        records = records.set_column(records.schema.get_field_index(name), name, column)
+    return records
 
 
-def _record(raw: RawRow, ledger: Ledger) -> Record | Reject:
-    parsed = forms.parse(raw.value, raw.source, raw.line, ledger.params.columns)
-    if isinstance(parsed, Reject):
-        return parsed
-    ledger.unused.update(parsed.unused)
-    ledger.renamed.update(parsed.renamed)
-    return quality.judge(parsed.record, ledger.params) or quality.protect(parsed.record, ledger.params)
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _drop_exact_duplicates(rows: list[Row], ledger: Ledger) -> tuple[list[Row], dict[str, int]]:
-    """Keep the first of equal rows; also tell, by record id, which row said so last, for `conflicting_answers`."""
-    kept: dict[str, Row] = {}
-    latest: dict[str, int] = {}
-    for number, row in enumerate(rows):
-        latest[row.record.id] = number
-        first = kept.setdefault(row.record.id, row)
-        if first is not row:
-            reason = f"the row says the same as {first.raw.place}"
-            ledger.reject(row.raw, Reject(Code.EXACT_DUPLICATE, reason, {"repeats": first.raw.place}))
-    return list(kept.values()), latest
+@dataclass(frozen=True)
+class Rows:
+    """Where the rows stand that are fit to be learned from, by number."""
+
+    sources: pa.ChunkedArray
+    lines: pa.ChunkedArray
+
+    def place(self, row: int) -> str:
+        """`tickets.json:214`."""
+        return f"{self.sources[row]}:{self.lines[row]}"
 
 
-def _conflicts(rows: Iterable[Row]) -> list[list[Row]]:
+def _exact_duplicates(rows: Rows, ids: list[str]) -> tuple[dict[int, Reject], dict[int, int]]:
+    """All but the first of equal rows; also, for each first, the row that said so last, for `conflicting_answers`."""
+    first: dict[str, int] = {}
+    latest: dict[int, int] = {}
+    dropped = {}
+    for row, name in enumerate(ids):
+        earlier = first.setdefault(name, row)
+        latest[earlier] = row
+        if earlier != row:
+            place = rows.place(earlier)
+            dropped[row] = Reject(Code.EXACT_DUPLICATE, f"the row says the same as {place}", {"repeats": place})
+    return dropped, latest
+
+
+def _conflicts(questions: list[str], dropped: Mapping[int, Reject]) -> list[list[int]]:
     """The rows of every question that is answered in more than one way."""
     askers = defaultdict(list)
-    for row in rows:
-        askers[row.record.question_id].append(row)
+    for row, question in enumerate(questions):
+        if row not in dropped:
+            askers[question].append(row)
     return [together for together in askers.values() if len(together) > 1]
 
 
-def _settle(rows: list[Row], conflicts: list[list[Row]], latest: Mapping[str, int], ledger: Ledger) -> list[Row]:
-    """Keep of each conflict what `conflicting_answers` says."""
-    policy = ledger.params.conflicting_answers
+def _settled(rows: Rows, conflicts: list[list[int]], latest: Mapping[int, int], policy: str) -> dict[int, Reject]:
+    """Drop of each conflict what `conflicting_answers` says."""
     if policy == "keep-all" or not conflicts:
-        return rows
+        return {}
     if policy == "fail":
-        places = [", ".join(row.raw.place for row in together) for together in conflicts]
+        places = [", ".join(map(rows.place, together)) for together in conflicts]
         raise UserError(
             f"{RAW}: some questions have more than one answer ({len(conflicts):,}), and validate.conflicting_answers "
             f"is fail. Decide on one each, or set keep-all, first or newest in params.yaml.{_listed(places)}"
         )
-    losers = set()
+    dropped: dict[int, Reject] = {}
     for together in conflicts:
-        winner = together[0] if policy == "first" else max(together, key=lambda row: latest[row.record.id])
-        for row in together:
-            if row is not winner:
-                losers.add(row.record.id)
-                reason = f"{winner.raw.place} answers the same question differently, and the {policy} answer is kept"
-                ledger.reject(row.raw, Reject(Code.CONFLICTING_ANSWER, reason, {"kept": winner.raw.place}))
-    return [row for row in rows if row.record.id not in losers]
+        winner = together[0] if policy == "first" else max(together, key=lambda row: latest[row])
+        place = rows.place(winner)
+        reason = f"{place} answers the same question differently, and the {policy} answer is kept"
+        dropped |= {row: Reject(Code.CONFLICTING_ANSWER, reason, {"kept": place}) for row in together if row != winner}
+    return dropped
 
 
-def _drop_near_duplicates(rows: list[Row], ledger: Ledger) -> tuple[list[Row], int]:
-    """Drop rows that nearly repeat an earlier row that is kept; count those whose answer makes them worth keeping."""
-    threshold = ledger.params.near_duplicate
-    repeats = dedupe.near_repeats([row.record for row in rows], threshold)
-    dropped: set[int] = set()
-    varied: set[int] = set()
+def _near_duplicates(
+    rows: Rows, fit: pa.Table, is_left: NDArray[np.bool_], threshold: float
+) -> tuple[dict[int, Reject], dict[int, str]]:
+    """Rows that nearly repeat an earlier one that is kept; and those whose answer makes them worth it, with why."""
+    numbers = np.flatnonzero(is_left)
+    repeats = dedupe.near_repeats(judging.wording(fit, is_left), threshold)
+    dropped: dict[int, Reject] = {}
+    varied: dict[int, str] = {}
     for earlier, later, likeness, answers in repeats.in_order():
-        if earlier in dropped or later in dropped:
+        first, row = int(numbers[earlier]), int(numbers[later])
+        if first in dropped or row in dropped:
             continue
+        place, similarity = rows.place(first), round(min(likeness, answers), 3)
         if answers < threshold:
-            varied.add(later)
+            why = f"the question is nearly that of {place} (similarity {likeness:.2f}), but not the answer"
+            varied.setdefault(row, why)
             continue
-        dropped.add(later)
-        first = rows[earlier].raw.place
-        similarity = round(min(likeness, answers), 3)
-        reason = f"question and answer are nearly those of {first} (similarity {similarity:.2f})"
-        detail = {"repeats": first, "similarity": similarity}
-        ledger.reject(rows[later].raw, Reject(Code.NEAR_DUPLICATE, reason, detail))
-    return [row for number, row in enumerate(rows) if number not in dropped], len(varied - dropped)
+        reason = f"question and answer are nearly those of {place} (similarity {similarity:.2f})"
+        dropped[row] = Reject(Code.NEAR_DUPLICATE, reason, {"repeats": place, "similarity": similarity})
+    return dropped, {row: why for row, why in varied.items() if row not in dropped}
 
 
-def _require_whole(raw: Path, ledger: Ledger) -> None:
+def _remarks(
+    rows: Rows,
+    tags: pa.ChunkedArray,
+    is_kept: NDArray[np.bool_],
+    conflicts: list[list[int]],
+    varied: Mapping[int, str],
+    params: ValidateParams,
+) -> list[dict[str, Any]]:
+    """What a person should look at among the rows that are kept: `about`, where, and why."""
+    said: list[tuple[int, str, str]] = []
+    for together in conflicts:
+        stay = [row for row in together if is_kept[row]]
+        for row in stay if len(stay) > 1 else []:
+            others = ", ".join(rows.place(other) for other in stay if other != row)
+            said.append((row, "conflict", f"{others} answers the same question differently"))
+    contested = {row for row, *_ in said}
+    said += [(row, "variation", why) for row, why in varied.items() if row not in contested]
+    for row in np.flatnonzero(is_kept & (pc.list_value_length(tags).to_numpy() > 0)).tolist():
+        for code, kind in _findings(tags[row].as_py()):
+            action = params.secrets if code == Code.SECRET else params.personal_data
+            what = f"what looks like {quality.with_article(kind)}"
+            said.append((row, code, f"{what} was blacked out" if action == "redact" else f"the row holds {what}"))
+    return [
+        {"source": rows.sources[row].as_py(), "line": rows.lines[row].as_py(), "about": about, "reason": why}
+        for row, about, why in sorted(said)
+    ]
+
+
+def _rejected(records: pa.Table, reasons: Iterable[Reject]) -> list[Rejected]:
+    """Records that were dropped after they had been found fit."""
+    rows = records.select(SCHEMA.names).to_pylist()
+    return [Rejected(row["source"], row["line"], reject, row) for row, reject in zip(rows, reasons, strict=True)]
+
+
+def _require_whole(raw: Path, rejected: Iterable[Rejected], limit: float) -> None:
     """Stop at a file that could not be read to its end: nobody knows how much of it is lost."""
-    places = [f"{raw}/{place}" for place in ledger.cut]
-    if places and ledger.params.max_reject_share < 1:
+    cut = []
+    for one in rejected:
+        sentence = f"{raw}/{one.source}:{one.line}: {one.reject.reason}. {one.reject.code.remedy}"
+        if one.cut:
+            cut.append(sentence)
+        elif one.reject.code is Code.EMPTY_FILE:
+            warn(sentence)
+    if cut and limit < 1:
         raise UserError(
             f"{raw}: what follows these places could not be read. (To go on without it, set validate.max_reject_share "
-            f"in params.yaml to 1.){_listed(places)}"
+            f"in params.yaml to 1.){_listed(cut)}"
         )
-    for place in places:
-        warn(place)
+    for sentence in cut:
+        warn(sentence)
 
 
-def _require_enough(raw: Path, read: int, ledger: Ledger) -> None:
+def _require_enough(raw: Path, read: int, ledger: Ledger, limit: float) -> None:
     """Stop when what is left is not what the user believes to train on."""
-    rejected, limit = ledger.rejected, ledger.params.max_reject_share
+    rejected = ledger.rejected
     if len(rejected) < read and len(rejected) <= limit * read:
         return
     common = rejects.summary(dict(Counter(rejects.tally(rejected)).most_common(3)))
@@ -231,8 +302,8 @@ def _listed(places: list[str]) -> str:
     return "".join(f"\n       {place}" for place in places[:_SHOWN] + more)
 
 
-def _by_file(kept: Iterable[Record], ledger: Ledger) -> dict[str, dict[str, int]]:
-    stayed = Counter(record.source for record in kept)
+def _by_file(kept: pa.Table, ledger: Ledger) -> dict[str, dict[str, int]]:
+    stayed = Counter(kept["source"].to_pylist())
     left = Counter(one.source for one in ledger.rejected)
     return {
         source: {"read": read, "kept": stayed[source], "rejected": left[source]} for source, read in ledger.read.items()
@@ -243,37 +314,45 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _found(record: Record) -> Iterator[str]:
-    """The kinds of secrets and personal data that a record is tagged with."""
-    for tag in record.tags:
+def _findings(tags: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The secrets and personal data that records are tagged with: code and kind."""
+    for tag in tags:
         code, _, kind = tag.partition(":")
         if kind and code in (Code.SECRET, Code.PERSONAL_DATA):
-            yield kind
+            yield code, kind
 
 
-def _lengths(kept: Iterable[Record]) -> dict[str, dict[str, int]]:
+def _lengths(messages: pa.ChunkedArray) -> dict[str, dict[str, int]]:
     """Percentiles of the characters in what is asked (system text and earlier turns included) and in the answer."""
-    asked = [sum(len(message.content) for message in record.messages[:-1]) for record in kept]
-    answered = [len(record.answer) for record in kept]
+    turns = pc.list_value_length(messages).to_numpy()
+    said = pc.utf8_length(pc.struct_field(pc.list_flatten(messages), "content")).to_numpy()
+    ends = np.cumsum(turns)
+    answered = said[ends - 1]
+    asked = np.add.reduceat(said, ends - turns, dtype=np.int64) - answered
     return {
         name: {
             f"p{percent}": int(np.percentile(values, percent, method="inverted_cdf"))
             for percent in (5, 25, 50, 75, 95, 100)
         }
         for name, values in (("prompt", asked), ("answer", answered))
-        if values
     }
 
 
 def check(files: Iterable[Path], params: ValidateParams) -> list[str]:
     """What is wrong with the rows of some files, each judged by itself, and which of them repeat another exactly."""
-    ledger = Ledger(params)
-    found = (row for path in files for row in sources.read(path, path.as_posix()))
-    _drop_exact_duplicates(list(_fit(found, ledger)), ledger)
-    return [
-        f"{one.source}:{one.line}: {one.reject.reason}. {one.reject.code.remedy}"
-        for one in rejects.ordered(ledger.rejected)
-    ]
+    first: dict[str, str] = {}
+    problems = []
+    for path in files:
+        judged = judging.judge(sources.read(path), params)
+        found = [(one.line, one.reject) for one in judged.rejected]
+        for name, line in zip(judged.fit["id"].to_pylist(), judged.fit["line"].to_pylist(), strict=True):
+            place = f"{path.as_posix()}:{line}"
+            earlier = first.setdefault(name, place)
+            if earlier != place:
+                found.append((line, Reject(Code.EXACT_DUPLICATE, f"the row says the same as {earlier}")))
+        for line, reject in sorted(found, key=lambda one: one[0]):
+            problems.append(f"{path.as_posix()}:{line}: {reject.reason}. {reject.code.remedy}")
+    return problems
 
 
 def _require_known_columns(params: ValidateParams) -> None:
@@ -304,15 +383,18 @@ def main() -> None:
         _check_only(arguments.check, params)
     experiments.require_all_files(RAW)
     with runtime.measured("validate") as figures:
-        outcome = validate(RAW, params)
+        outcome = validate(RAW, params, MEMORY)
         with artifacts.replacing(CLEAN) as out:
-            artifacts.write_parquet(out / "records.parquet", to_table(outcome.kept))
+            artifacts.write_parquet(out / "records.parquet", outcome.kept)
             rejects.write(out / "rejected.jsonl", outcome.rejected)
+            artifacts.write_jsonl(out / "remarks.jsonl", outcome.remarks)
         artifacts.write_json(REPORT, outcome.metrics)
         figures["rows"] = outcome.metrics["rows"]["read"]
     for name, count in outcome.metrics["unused_fields"].items():
         warn(f'nothing reads the field "{name}" (rows that have it: {count:,}).')
     print(_summary(outcome.metrics))
+    if outcome.remarks:
+        print(f"validate: {len(outcome.remarks):,} remarks on rows that were kept → {CLEAN / 'remarks.jsonl'}")
 
 
 def _summary(metrics: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from stages.lib import artifacts, dedupe
 from stages.lib.errors import UserError
 from stages.lib.records import SCHEMA, Message, Record, to_table
 from stages.lib.rejects import Code
-from stages.split import NAMES, assign, group, read_benchmarks, split
+from stages.split import NAMES, Rows, assign, group, read_benchmarks, split
 from tests.lib.test_dedupe import text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ def many(rows, seed=1, words=15, **fields):
 @pytest.fixture
 def run(params_for):
     def on(records, benchmarks=None, seed=7, **overrides):
-        return split(records, benchmarks or {}, params_for("split", **overrides), 0.7, seed)
+        return split(to_table(records), benchmarks or {}, params_for("split", **overrides), 0.7, seed)
 
     return on
 
@@ -114,7 +114,7 @@ def test_no_test_row_has_a_near_duplicate_in_train(run):
     splits = run(records, group_similarity=0.4)
     assert splits.metrics["broken_groups"] == 1
     where = parts(splits)
-    repeats = dedupe.near_repeats(records, 0.7)
+    repeats = dedupe.near_repeats(dedupe.Wording.of(records), 0.7)
     pairs = repeats.pairs[repeats.answers >= 0.7].tolist()
     assert len(pairs) == 60
     kept = [pair for pair in pairs if all(records[row].id in where for row in pair)]  # the others are contaminated
@@ -153,7 +153,7 @@ def test_breaking_up_stops_at_the_lowest_similarity_that_does():
     rng = random.Random(5)
     links = chain(rng, 12)
     pairs = [record(" ".join(one.question.split()[:-5]) + text(rng, 2), "other", line=99) for one in links]
-    found = group(links + pairs, similarity=0.4, near_duplicate=0.9)
+    found = group(Rows.of(to_table(links + pairs)), similarity=0.4, near_duplicate=0.9)
     assert found.broken_groups == 1
     assert found.ids[:12] == found.ids[12:]
     assert len(set(found.ids)) == 12
@@ -161,8 +161,8 @@ def test_breaking_up_stops_at_the_lowest_similarity_that_does():
 
 def test_a_group_of_ten_rows_is_left_whole_however_small_its_category():
     links = chain(random.Random(5), 11)
-    assert len(set(group(links[:10], 0.4, 0.7).ids)) == 1
-    assert len(set(group(links, 0.4, 0.7).ids)) == 11
+    assert len(set(group(Rows.of(to_table(links[:10])), 0.4, 0.7).ids)) == 1
+    assert len(set(group(Rows.of(to_table(links)), 0.4, 0.7).ids)) == 11
 
 
 def test_500_rows_that_share_a_long_instruction_lose_none(run):

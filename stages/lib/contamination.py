@@ -12,16 +12,15 @@ whole of it is a leak, too. A mere part of it that so many rows hold is not seen
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.lib.dedupe import Wording
 from stages.lib.records import Record
-from stages.lib.words import Hashes, Words, hashed, mix, ngrams, words
-
-Places = NDArray[np.int64]
+from stages.lib.words import Hashes, Places, Words, among, hashed_plain, mix, ngrams, stand_in_many
 
 RUN = 8  # words
 MANY = 10  # rows, training rows and questions together
@@ -36,17 +35,51 @@ class Leak:
     share: float
 
 
-def asked(text: str, own: str | None) -> str:
-    """What is looked for of a question: an alpaca row's own `input` where that is long enough, else all of it."""
-    return own if own is not None and len(words(own)) >= RUN else text
+def asked(wording: Wording) -> Words:
+    """What is looked for of each question: an alpaca row's own `input` where that is long enough, else all of it."""
+    has_long_input = np.diff(wording.inputs.starts) >= RUN
+    rows = np.arange(len(wording.questions))
+    both = Words.end_to_end([wording.questions, wording.inputs])
+    return both.take(np.where(has_long_input, len(rows) + rows, rows))
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The questions of conversations that ask more than one, each by itself, and the row of each."""
+
+    rows: Places
+    texts: Words
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> "Turns":
+        """The questions of the records' conversations."""
+        asked = ([turn.plain for turn in record.messages if turn.role == "user"] for record in records)
+        found = [(row, turn) for row, turns in enumerate(asked) if len(turns) > 1 for turn in turns]
+        return cls(np.array([row for row, _ in found], dtype=np.int64), hashed_plain(turn for _, turn in found))
+
+    def moved(self, rows: int) -> "Turns":
+        """The same, so many rows further down."""
+        return Turns(self.rows + rows, self.texts)
+
+    @classmethod
+    def end_to_end(cls, parts: Iterable["Turns"]) -> "Turns":
+        """The turns of all, in order."""
+        parts = list(parts)
+        rows = np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)])
+        return cls(rows, Words.end_to_end(part.texts for part in parts))
+
+    def take(self, rows: Places) -> "Turns":
+        """The turns of some rows, in ascending order; the rows are numbered anew."""
+        chosen = np.flatnonzero(np.isin(self.rows, rows))
+        return Turns(np.searchsorted(rows, self.rows[chosen]), self.texts.take(chosen))
 
 
 def leaks(
-    training: Sequence[Record], questions: Sequence[str], threshold: float, are_benchmarks: bool = False
+    training: Wording, turns: Turns, questions: Words, threshold: float, are_benchmarks: bool = False
 ) -> list[Leak]:
     """The training rows that give away a question, in order; each with the question that it gives away most of."""
     search = _Search.over(training, questions)
-    found = [*_asked_word_for_word(training, questions), *_held_in_part(search, threshold)]
+    found = [*_asked_word_for_word(training, turns, questions), *_held_in_part(search, threshold)]
     if are_benchmarks:
         found += _held_whole(search)
     return worst_of_each(found)
@@ -61,15 +94,15 @@ def worst_of_each(found: Iterable[Leak]) -> list[Leak]:
     return [worst[row] for row in sorted(worst)]
 
 
-def _asked_word_for_word(training: Sequence[Record], questions: Sequence[str]) -> Iterator[Leak]:
-    numbers = {tuple(words(question)): number for number, question in reversed(list(enumerate(questions)))}
-    for row, record in enumerate(training):
-        texts = [message.content for message in record.messages if message.role == "user"]
-        for text in [*texts, record.question, record.input or ""]:
-            number = numbers.get(tuple(words(text)))
-            if number is not None:
-                yield Leak(row, number, 1.0)
-                break
+def _asked_word_for_word(training: Wording, turns: Turns, questions: Words) -> Iterator[Leak]:
+    names = questions.fingerprints()
+    numbers = {name: number for number, name in reversed(list(enumerate(names.tolist())))}
+    every_row = np.arange(len(training.questions))
+    for rows, texts in ((every_row, training.questions), (turns.rows, turns.texts), (every_row, training.inputs)):
+        said = texts.fingerprints()
+        is_asked = among(said, names) & (np.diff(texts.starts) > 0)
+        for row, name in zip(rows[is_asked].tolist(), said[is_asked].tolist(), strict=True):
+            yield Leak(row, numbers[name], 1.0)
 
 
 @dataclass(frozen=True)
@@ -86,13 +119,12 @@ class _Search:
     is_rare: NDArray[np.bool_]  # whether few rows share it
 
     @classmethod
-    def over(cls, training: Sequence[Record], questions: Sequence[str]) -> "_Search":
-        wanted = hashed(questions)
-        places, runs = ngrams(wanted, wanted.hashes, RUN)
-        owners = wanted.owners()
+    def over(cls, training: Wording, questions: Words) -> "_Search":
+        places, runs = ngrams(questions, RUN)
+        owners = questions.owners()
         rows, held = _runs_held(training, runs)
-        asking = len(training) + owners[places]
-        is_common = _stand_in_many(np.concatenate([rows, asking]), np.concatenate([held, runs]))
+        asking = len(training.questions) + owners[places]
+        is_common = stand_in_many(np.concatenate([rows, asking]), np.concatenate([held, runs]), MANY)
         is_own = ~_in_common_ends(training, questions)
         for place in places[is_common[len(rows) :]]:
             is_own[place : place + RUN] = False
@@ -100,42 +132,36 @@ class _Search:
         return cls(places, runs, owners[places], is_own, own_words, rows, held, ~is_common[: len(rows)])
 
 
-def _in_common_ends(training: Sequence[Record], questions: Sequence[str]) -> NDArray[np.bool_]:
-    """For each word of the questions: do more than `MANY` texts, training rows' and questions, begin or end so?"""
-    asked_there = [record.question for record in training]
-    inputs = [record.input for record in training if record.input is not None]
-    texts = hashed([*asked_there, *inputs, *questions])
-    backwards = Words(texts.starts[-1] - texts.starts[::-1], texts.hashes[::-1], texts.is_number[::-1])
-    is_common = _in_common_openings(texts) | _in_common_openings(backwards)[::-1]
-    return is_common[texts.starts[len(texts) - len(questions)] :]
+def _in_common_ends(training: Wording, questions: Words) -> NDArray[np.bool_]:
+    """For each word of the questions: do more than `MANY` texts, training rows' and questions, begin or end so?
+
+    Up to `RUN` - 1 words: longer ones are runs that many rows share.
+    """
+    is_common = np.zeros(len(questions.hashes), dtype=bool)
+    is_part = np.diff(training.inputs.starts) < np.diff(training.questions.starts)  # else it would count twice
+    texts = (training.questions, training.inputs.take(np.flatnonzero(is_part)), questions)
+    for firsts, step in (([one.starts[:-1] for one in texts], 1), ([one.starts[1:] - 1 for one in texts], -1)):
+        codes = [np.zeros(len(one), dtype=np.uint64) for one in texts]
+        for depth in range(RUN - 1):
+            for one, first, code in zip(texts, firsts, codes, strict=True):
+                reaches = np.diff(one.starts) > depth
+                code[reaches] = mix(code[reaches] * np.uint64(31) + one.hashes[first[reaches] + step * depth])
+                code[~reaches] = 0
+            kinds, times = np.unique(np.concatenate(codes), return_counts=True)
+            is_common[(firsts[-1] + step * depth)[(codes[-1] != 0) & np.isin(codes[-1], kinds[times > MANY])]] = True
+    return is_common
 
 
-def _in_common_openings(texts: Words) -> NDArray[np.bool_]:
-    """For each word: do more than `MANY` texts begin with all that its text says up to it?"""
-    begins = np.repeat(texts.starts[:-1], np.diff(texts.starts))
-    places = (np.arange(len(begins)) - begins).astype(np.uint64)
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mix(texts.hashes + mix(places)))])
-    openings = sums[1:] - sums[begins]  # one number for each opening of each text: the sum of its words in their places
-    _, kind, texts_with = np.unique(openings, return_inverse=True, return_counts=True)
-    return (texts_with > MANY)[kind]
-
-
-def _runs_held(training: Sequence[Record], runs: Hashes) -> tuple[Places, Hashes]:
-    """The wanted runs that stand in training rows, questions and answers alike, with the row of each."""
-    texts = hashed("\n".join(message.content for message in record.messages) for record in training)
-    places, found = ngrams(texts, texts.hashes, RUN)
-    is_wanted = np.isin(found, runs)
-    return texts.owners()[places[is_wanted]], found[is_wanted]
-
-
-def _stand_in_many(owners: Places, runs: Hashes) -> NDArray[np.bool_]:
-    """For each run: does it stand in more than `MANY` of the owners?"""
-    if not len(runs):
-        return np.zeros(0, dtype=bool)
-    _, kind = np.unique(runs, return_inverse=True)
-    span = int(owners.max()) + 1
-    once = np.unique(kind * span + owners) // span
-    return (np.bincount(once) > MANY)[kind]
+def _runs_held(training: Wording, runs: Hashes) -> tuple[Places, Hashes]:
+    """The wanted runs that stand in training rows, in questions or answers, with the row of each, rows in order."""
+    rows, held = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+    for texts in (training.questions, training.answers):
+        places, found = ngrams(texts, RUN)
+        is_wanted = among(found, runs)
+        rows.append(np.searchsorted(texts.starts, places[is_wanted], side="right") - 1)
+        held.append(found[is_wanted])
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    return np.concatenate(rows)[order], np.concatenate(held)[order]
 
 
 def _held_in_part(search: _Search, threshold: float) -> Iterator[Leak]:

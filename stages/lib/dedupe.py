@@ -13,7 +13,6 @@ Three things make it fit for task-shaped data, where one instruction stands over
 * A near-duplicate needs a like question (and a like `input`, where both rows have one) and a like answer.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,9 +22,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stages.lib.records import Record
-from stages.lib.words import Hashes, Words, hashed, mix, ngrams, same
+from stages.lib.words import (
+    Hashes,
+    Places,
+    Words,
+    crowded,
+    distinct,
+    hashed_or_none,
+    hashed_plain,
+    mix,
+    ngrams,
+    stand_in_many,
+)
 
-Rows = NDArray[np.int64]
 Pairs = NDArray[np.int64]  # [n, 2]: row numbers, the earlier first
 Shares = NDArray[np.float64]
 
@@ -41,17 +50,46 @@ SHORT = 20  # words
 # Bands × rows: the chance that two rows of true similarity s become candidates is 1 - (1 - s^rows)^bands.
 TO_DELETE = (25, 5)  # .990 at .7
 TO_GROUP = (42, 3)  # .996 at .5
-_SLACK = 0.2  # five standard deviations of an estimate from 125 hashes: candidates further below are not verified
 _REACH = 20  # rows of one bucket are paired with the first of it and the 20 before; all pairs would be quadratic
-_CHUNK = 20_000  # pairs verified at once
-_NUMBER = np.uint64(1)  # stands for every number where numbers are masked
+_TEXTS = 2048  # cut into pieces at once
+_CELLS = 1 << 16  # hashes under way at once in `_signatures`: few enough to stay in a processor's cache
+_PAIRS = 14  # bits: so many pairs are verified at once, the other bits of a key are the piece's
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What rows ask and answer, as hashed words."""
+
+    questions: Words
+    inputs: Words  # of rows with an `input`; the others have no word here
+    answers: Words
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> "Wording":
+        """The wording of records."""
+        records = list(records)
+        return cls(
+            questions=hashed_plain(record.plain_question for record in records),
+            inputs=hashed_or_none(record.input for record in records),
+            answers=hashed_plain(record.messages[-1].plain for record in records),
+        )
+
+    def take(self, rows: Places) -> "Wording":
+        """The wording of some rows."""
+        return Wording(self.questions.take(rows), self.inputs.take(rows), self.answers.take(rows))
+
+    @classmethod
+    def end_to_end(cls, parts: Sequence["Wording"]) -> "Wording":
+        """The wording of the rows of all, in order."""
+        names = ("questions", "inputs", "answers")
+        return cls(*(Words.end_to_end(getattr(part, name) for part in parts) for name in names))
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """The pieces of each text, each once; text i holds `hashes[starts[i]:starts[i + 1]]`."""
+    """The pieces of each text, as often as they stand there; text i holds `hashes[starts[i]:starts[i + 1]]`."""
 
-    starts: Rows
+    starts: Places
     hashes: Hashes
 
     def __len__(self) -> int:
@@ -67,60 +105,73 @@ class Texts:
     own: Pieces  # without the passages that many of the texts share
 
 
-def prepare(texts: Iterable[str], many: int) -> Texts:
+def prepare(words: Words, many: int) -> Texts:
     """Cut texts into pieces; a passage that stands in more than `many` of them is nobody's own.
 
     A text without a piece, because it is shorter than one or all of it is shared, gets one: the whole text.
     """
-    words = hashed(texts)
-    masked = np.where(words.is_number, _NUMBER, words.hashes)
-    positions, hashes = ngrams(words, masked, PIECE)
-    owners = words.owners()[positions]
-    is_own = ~_in_shared_passages(owners, hashes, many)
-    texts_as_one = _fingerprints(words, masked)
-    return Texts(
-        words=_pieces(words.owners(), masked, texts_as_one),
-        whole=_pieces(owners, hashes, texts_as_one),
-        own=_pieces(owners[is_own], hashes[is_own], texts_as_one),
-    )
+    lengths = np.diff(words.starts)
+    starts = _starts(np.maximum(lengths - PIECE + 1, 1))
+    masked, hashes = np.empty_like(words.hashes), np.empty(starts[-1], dtype=np.uint64)
+    as_one = np.empty(len(words), dtype=np.uint64)
+    for texts, part in words.slices(_TEXTS):
+        plain = part.masked()
+        masked[words.starts[texts.start] : words.starts[texts.stop]] = plain.hashes
+        as_one[texts] = plain.fingerprints()
+        hashes[starts[texts.start] : starts[texts.stop]] = _pieces(plain, as_one[texts])
+    whole = Pieces(starts, hashes)
+    return Texts(words=Pieces(words.starts, masked), whole=whole, own=_own(whole, as_one, many))
 
 
-def _pieces(owners: Rows, hashes: Hashes, texts_as_one: Hashes) -> Pieces:
-    """Each piece of a text once, texts in order."""
-    without = np.setdiff1d(np.arange(len(texts_as_one)), owners)
-    owners = np.concatenate([owners, without])
-    hashes = np.concatenate([hashes, texts_as_one[without]])
-    first = np.unique(_key(owners, hashes), return_index=True)[1]
-    first = first[np.argsort(owners[first], kind="stable")]
-    starts = np.searchsorted(owners[first], np.arange(len(texts_as_one) + 1))
-    return Pieces(starts, hashes[first])
+def _pieces(words: Words, as_one: Hashes) -> Hashes:
+    """The pieces of texts, end to end."""
+    lengths = np.diff(words.starts)
+    is_short = lengths < PIECE
+    if not is_short.any():
+        return ngrams(words, PIECE)[1]
+    starts = _starts(np.where(is_short, 1, lengths - PIECE + 1))
+    hashes = np.empty(starts[-1], dtype=np.uint64)
+    is_one = np.zeros(len(hashes), dtype=bool)
+    is_one[starts[:-1][is_short]] = True
+    hashes[is_one] = as_one[is_short]
+    hashes[~is_one] = ngrams(words, PIECE)[1]
+    return hashes
 
 
-def _key(owners: Rows, hashes: Hashes) -> Hashes:
-    """One number for a piece of one owner."""
-    return mix(hashes + mix(owners.astype(np.uint64)))
+def _own(whole: Pieces, as_one: Hashes, many: int) -> Pieces:
+    """The pieces that stand in no passage all of whose pieces occur in many texts."""
+    maybe = crowded(whole.hashes, many)
+    owners = np.searchsorted(whole.starts, maybe, side="right") - 1
+    is_common = np.zeros(len(whole.hashes), dtype=bool)
+    is_common[maybe] = stand_in_many(owners, whole.hashes[maybe], many)
+    if not is_common.any():
+        return whole
+    is_own = ~is_common
+    for texts, part in Words(whole.starts, whole.hashes).slices(_TEXTS):
+        place = slice(whole.starts[texts.start], whole.starts[texts.stop])
+        is_own[place] |= ~_in_passages(part.owners(), is_common[place])
+    kept = np.add.reduceat(is_own, whole.starts[:-1], dtype=np.int64)
+    without = whole.starts[:-1][kept == 0]
+    is_own[without] = True
+    hashes = whole.hashes[is_own]
+    starts = _starts(np.maximum(kept, 1))
+    hashes[starts[:-1][kept == 0]] = as_one[kept == 0]
+    return Pieces(starts, hashes)
 
 
-def _in_shared_passages(owners: Rows, hashes: Hashes, many: int) -> NDArray[np.bool_]:
-    """For each piece, in the order of the text: does it stand in a passage whose pieces all occur in many texts?"""
-    if not len(hashes):
-        return np.zeros(0, dtype=bool)
-    _, kind = np.unique(hashes, return_inverse=True)
-    first = np.unique(_key(owners, hashes), return_index=True)[1]
-    is_common = np.bincount(kind[first])[kind] > many
+def _in_passages(owners: Places, is_common: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether a piece stands in a run of `PASSAGE` common ones."""
     breaks = (owners[1:] != owners[:-1]) | (is_common[1:] != is_common[:-1])
     run = np.concatenate([[0], np.cumsum(breaks)])
     return is_common & (np.bincount(run)[run] >= PASSAGE)
 
 
-def _fingerprints(words: Words, hashes: Hashes) -> Hashes:
-    """One hash for each text as a whole."""
-    places = np.arange(len(hashes)) - np.repeat(words.starts[:-1], np.diff(words.starts))
-    return mix(np.add.reduceat(mix(hashes + mix(places.astype(np.uint64))), words.starts[:-1]))
+def _starts(lengths: Places) -> Places:
+    return np.concatenate([[0], np.cumsum(lengths)])
 
 
-def candidates(pieces: Pieces, bands: int, rows: int, floor: float) -> Pairs:
-    """Pairs of texts that may have a similarity of `floor` or more."""
+def candidates(pieces: Pieces, bands: int, rows: int) -> Pairs:
+    """Pairs of texts that are likely to be alike: in some band, all `rows` of their MinHash values are the same."""
     if len(pieces) < 2:
         return np.empty((0, 2), dtype=np.int64)
     signatures = _signatures(pieces, bands * rows)
@@ -128,59 +179,88 @@ def candidates(pieces: Pieces, bands: int, rows: int, floor: float) -> Pairs:
     for band in range(bands):
         for earlier, later in _within_buckets(signatures[band * rows : (band + 1) * rows]):
             codes.append(earlier * len(pieces) + later)
-    pairs = np.stack(np.divmod(np.unique(np.concatenate(codes)), len(pieces)), axis=1)
-    agreement = np.zeros(len(pairs))
-    for row in signatures:
-        agreement += row[pairs[:, 0]] == row[pairs[:, 1]]
-    return pairs[agreement >= (floor - _SLACK) * len(signatures)]
+    return np.stack(np.divmod(distinct(np.concatenate(codes)), len(pieces)), axis=1)
 
 
 def _signatures(pieces: Pieces, count: int) -> NDArray[np.uint32]:
-    """MinHash: [count, texts], for each hash function the smallest value among a text's pieces (multiply-shift)."""
+    """MinHash: [count, texts], for each hash function the smallest value among a text's pieces (multiply-shift).
+
+    Texts of about one length are laid side by side, the shorter ones filled up with their last piece.
+    """
+    hashes = (pieces.hashes >> np.uint64(32)).astype(np.uint32)
+    lengths = np.diff(pieces.starts)
+    factors, shifts = (
+        np.array([xxhash.xxh3_64_intdigest(f"{name} {n}".encode()) & 0xFFFFFFFF for n in range(count)], np.uint32)
+        for name in ("factor", "shift")
+    )
     signatures = np.empty((count, len(pieces)), dtype=np.uint32)
-    for number in tqdm(range(count), desc="compare", disable=None, leave=False):
-        factor = np.uint64(xxhash.xxh3_64_intdigest(f"factor {number}".encode()) | 1)
-        shift = np.uint64(xxhash.xxh3_64_intdigest(f"shift {number}".encode()))
-        values = ((pieces.hashes * factor + shift) >> np.uint64(32)).astype(np.uint32)
-        signatures[number] = np.minimum.reduceat(values, pieces.starts[:-1])
+    order = np.argsort(-lengths, kind="stable")
+    begin = 0
+    with tqdm(total=len(order), desc="compare", unit=" rows", disable=None, leave=False) as bar:
+        while begin < len(order):
+            longest = int(lengths[order[begin]])
+            texts = order[begin : begin + max(1, _CELLS // longest)]
+            places = np.minimum(np.arange(longest)[:, None], lengths[texts] - 1) + pieces.starts[texts]
+            block = hashes[places]
+            values = np.empty_like(block)
+            for number in range(count):
+                np.multiply(block, factors[number] | np.uint32(1), out=values)
+                values += shifts[number]
+                signatures[number, texts] = values.min(axis=0)
+            begin += len(texts)
+            bar.update(len(texts))
     return signatures
 
 
-def _within_buckets(band: NDArray[np.uint32]) -> Iterator[tuple[Rows, Rows]]:
+def _within_buckets(band: NDArray[np.uint32]) -> Iterator[tuple[Places, Places]]:
     """Texts that agree in every row of a band, as earlier and later ones."""
     bucket = np.zeros(band.shape[1], dtype=np.uint64)
     for row in band:
         bucket = mix(bucket * np.uint64(31) + row)
-    order = np.argsort(bucket, kind="stable")  # stable: within a bucket the earlier text comes first
-    bucket = bucket[order]
-    opens = np.concatenate([[True], bucket[1:] != bucket[:-1]])
-    first = np.maximum.accumulate(np.where(opens, np.arange(len(order)), 0))
-    yield order[first[~opens]], order[~opens]
+    # Sorted by bucket, and within one by text. Half of the bucket's bits are enough: every pair is verified.
+    keys = np.sort((bucket >> np.uint64(32) << np.uint64(32)) | np.arange(len(bucket), dtype=np.uint64))
+    bucket, texts = keys >> np.uint64(32), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    is_same = bucket[1:] == bucket[:-1]
+    is_shared = np.append(is_same, False) | np.append(False, is_same)
+    bucket, texts = bucket[is_shared], texts[is_shared]
+    if not len(texts):
+        return
+    opens = np.append(True, bucket[1:] != bucket[:-1])
+    first = np.maximum.accumulate(np.where(opens, np.arange(len(texts)), 0))
+    yield texts[first[~opens]], texts[~opens]
     for reach in range(1, _REACH + 1):
-        both = np.nonzero(bucket[reach:] == bucket[:-reach])[0]
-        yield order[both], order[both + reach]
+        both = np.flatnonzero(bucket[reach:] == bucket[:-reach])
+        yield texts[both], texts[both + reach]
 
 
 def jaccard(pieces: Pieces, pairs: Pairs) -> Shares:
     """For each pair: the pieces that both texts hold, as a share of those that either holds."""
-    shares = np.empty(len(pairs))
-    for start in range(0, len(pairs), _CHUNK):
-        chunk = pairs[start : start + _CHUNK]
-        earlier, left = _gather(pieces, chunk[:, 0])
-        later, right = _gather(pieces, chunk[:, 1])
-        is_shared = np.isin(_key(earlier, left), _key(later, right))
-        shared = np.bincount(earlier[is_shared], minlength=len(chunk))
-        either = np.bincount(earlier, minlength=len(chunk)) + np.bincount(later, minlength=len(chunk)) - shared
-        shares[start : start + len(chunk)] = shared / either
-    return shares
+    at_once = 1 << _PAIRS
+    shares = [
+        _jaccard(pieces, chunk)
+        for start in range(0, len(pairs), at_once)
+        if len(chunk := pairs[start : start + at_once])
+    ]
+    return np.concatenate([np.empty(0), *shares])
 
 
-def _gather(pieces: Pieces, texts: Rows) -> tuple[Rows, Hashes]:
-    """The pieces of the texts end to end, and for each piece the place of its text in `texts`."""
+def _jaccard(pieces: Pieces, pairs: Pairs) -> Shares:
+    earlier, later = (_distinct(pieces, texts) for texts in pairs.T)
+    both = np.sort(np.concatenate([earlier, later]))
+    shared = both[1:][both[1:] == both[:-1]]
+    counts = [
+        np.bincount((keys >> np.uint64(64 - _PAIRS)).astype(np.int64), minlength=len(pairs)) for keys in (both, shared)
+    ]
+    return counts[1] / (counts[0] - counts[1])
+
+
+def _distinct(pieces: Pieces, texts: Places) -> Hashes:
+    """The pieces of the texts, each once: the place in `texts` in the upper bits, sorted."""
     lengths = pieces.starts[texts + 1] - pieces.starts[texts]
-    owners = np.repeat(np.arange(len(texts)), lengths)
+    owners = np.repeat(np.arange(len(texts), dtype=np.uint64), lengths)
     within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return owners, pieces.hashes[pieces.starts[texts][owners] + within]
+    hashes = pieces.hashes[np.repeat(pieces.starts[texts], lengths) + within]
+    return distinct((owners << np.uint64(64 - _PAIRS)) | (hashes >> np.uint64(_PAIRS)))
 
 
 @dataclass(frozen=True)
@@ -199,27 +279,29 @@ class Repeats:
             yield earlier, later, float(self.questions[place]), float(self.answers[place])
 
 
-def near_repeats(records: Sequence[Record], threshold: float, bands_and_rows: tuple[int, int] = TO_DELETE) -> Repeats:
+def near_repeats(wording: Wording, threshold: float, bands_and_rows: tuple[int, int] = TO_DELETE) -> Repeats:
     """Find the pairs whose questions are alike at `threshold`; they are near-duplicates where the answers are, too."""
-    questions = prepare([record.question for record in records], MANY_TO_DELETE)
-    pairs = candidates(questions.own, *bands_and_rows, threshold)
-    pairs = pairs[_same_numbers([record.question for record in records], pairs)]
+    questions = prepare(wording.questions, MANY_TO_DELETE)
+    pairs = candidates(questions.own, *bands_and_rows)
+    pairs = pairs[_have_same_numbers(wording.questions, pairs)]
     likeness = _likeness(questions, pairs)
-    has_input = np.array([record.input is not None for record in records])
+    pairs, likeness = pairs[likeness >= threshold], likeness[likeness >= threshold]
+    has_input = np.diff(wording.inputs.starts) > 0
     both = has_input[pairs].all(axis=1)
     if both.any():
-        inputs = prepare([record.input or "" for record in records], MANY_TO_DELETE)
+        inputs = prepare(wording.inputs, MANY_TO_DELETE)
         likeness[both] = np.minimum(likeness[both], _likeness(inputs, pairs[both]))
-    pairs, likeness = pairs[likeness >= threshold], likeness[likeness >= threshold]
-    answers = [record.answer for record in records]
-    same_numbers = _same_numbers(answers, pairs)
-    return Repeats(pairs, likeness, _likeness(prepare(answers, MANY_TO_DELETE), pairs) * same_numbers)
+        pairs, likeness = pairs[likeness >= threshold], likeness[likeness >= threshold]
+    if not len(pairs):
+        return Repeats(pairs, likeness, np.empty(0))
+    answers = _likeness(prepare(wording.answers, MANY_TO_DELETE), pairs)
+    return Repeats(pairs, likeness, answers * _have_same_numbers(wording.answers, pairs))
 
 
-def like_questions(records: Sequence[Record], threshold: float) -> tuple[Pairs, Shares]:
+def like_questions(wording: Wording, threshold: float) -> tuple[Pairs, Shares]:
     """Pairs of rows whose questions are alike at `threshold`, whatever their numbers and answers, and how alike."""
-    questions = prepare([record.question for record in records], MANY_TO_GROUP)
-    pairs = candidates(questions.own, *TO_GROUP, threshold)
+    questions = prepare(wording.questions, MANY_TO_GROUP)
+    pairs = candidates(questions.own, *TO_GROUP)
     likeness = jaccard(questions.own, pairs)
     return pairs[likeness >= threshold], likeness[likeness >= threshold]
 
@@ -230,16 +312,20 @@ def _likeness(texts: Texts, pairs: Pairs) -> Shares:
     The last word of a text stands in one piece, one in the middle in three. So that a short task whose own word comes
     last is not taken for the next one, the words of short texts must be alike, too, at half the distance.
     """
-    likeness = np.minimum(jaccard(texts.whole, pairs), jaccard(texts.own, pairs))
+    likeness = jaccard(texts.whole, pairs)
+    if texts.own is not texts.whole:
+        likeness = np.minimum(likeness, jaccard(texts.own, pairs))
     is_short = np.diff(texts.words.starts)[pairs].min(axis=1, initial=SHORT) < SHORT
     likeness[is_short] = np.minimum(likeness[is_short], 2 * jaccard(texts.words, pairs[is_short]) - 1)
     return likeness
 
 
-def _same_numbers(texts: Sequence[str], pairs: Pairs) -> NDArray[np.bool_]:
-    involved = {int(row) for row in np.unique(pairs)}
-    numbers = {row: re.findall(r"\d+", same(texts[row])) for row in involved}
-    return np.array([numbers[earlier] == numbers[later] for earlier, later in pairs.tolist()], dtype=bool)
+def _have_same_numbers(words: Words, pairs: Pairs) -> NDArray[np.bool_]:
+    """Whether the words that hold a digit are the same ones in the same order."""
+    holds = words.hold_digits()
+    starts = np.concatenate([[0], np.cumsum(holds)])[words.starts]
+    numbers = Words(starts, words.hashes[holds]).fingerprints()
+    return numbers[pairs[:, 0]] == numbers[pairs[:, 1]]
 
 
 def components(count: int, pairs: Pairs) -> list[int]:

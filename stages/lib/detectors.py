@@ -5,6 +5,7 @@ or damages one. So a number that follows a word like "order" is never a phone or
 passes Luhn's check, and an e-mail address at a domain that is reserved for examples is nobody's.
 """
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ class Detector:
     kind: str  # what a tag says after `secret:` or `personal-data:`
     code: Code
     mask: str  # what redaction puts in its place
-    hint: str  # stands in every text that the pattern matches, in lower case; looked for first, because that is fast
+    hints: tuple[bytes, ...]  # one stands in every text that matches, in lower case and with 0 for any digit
     pattern: re.Pattern[str]
     proves: Callable[[Match], bool]
 
@@ -37,14 +38,14 @@ class Finding:
 
 def find(text: str) -> Iterator[Finding]:
     """Everything that looks like a secret or personal data, from left to right, none inside another."""
-    plain = text.translate(_HALF_WIDTH)  # one character for one, so that positions stay
-    lower = plain.lower()
+    plain = text if text.isascii() else text.translate(_HALF_WIDTH)  # one character for one, so that positions stay
+    if not (suspected := _suspected(plain)):
+        return
     found = [
         (match.start(), -match.end(), rank)
-        for rank, detector in enumerate(DETECTORS)
-        if detector.hint in lower
-        for match in detector.pattern.finditer(plain)
-        if detector.proves(match)
+        for rank in suspected
+        for match in DETECTORS[rank].pattern.finditer(plain)
+        if DETECTORS[rank].proves(match)
     ]
     done = 0
     for start, end, rank in sorted(found):
@@ -52,6 +53,20 @@ def find(text: str) -> Iterator[Finding]:
             yield Finding(DETECTORS[rank], start, done := -end)
 
 
+def _suspected(plain: str) -> list[int]:
+    """The detectors that can find something: most texts hold no hint, and looking for one is fast."""
+    shape = plain.lower().encode("ascii", "replace").translate(_ZEROS)
+    found = {rank for hint, ranks in _HINTS.items() if hint in shape for rank in ranks}
+    if b"x" * _TOKEN in shape.translate(_TOKENS):
+        found.update(rank for hint, ranks in _HINTS_IN_TOKENS.items() if hint in shape for rank in ranks)
+    return sorted(found)
+
+
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_TOKEN = 14  # characters that a key or token has at least, without a blank
+_TOKENS = bytes(ord("x") if chr(code).isalnum() or chr(code) in "_-+/." else ord(" ") for code in range(128)) + bytes(
+    128
+)
 _HALF_WIDTH = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}
 _STARTS = r"(?<![0-9A-Za-z_])"
 _ENDS = r"(?![0-9A-Za-z_])"
@@ -116,18 +131,34 @@ def _passes_luhn(digits: str) -> bool:
     return sum(value - 9 if value > 9 else value for value in values) % 10 == 0
 
 
+def _is_public_address(match: Match) -> bool:
+    """On the internet, and not a version's number: 10.0.0.1 is every house's router, 192.0.2.1 nobody's (RFC 5737)."""
+    try:
+        address = ipaddress.ip_address(match[0])
+    except ValueError:
+        return False
+    return address.is_global and not _VERSION.search(match.string, max(0, match.start() - 20), match.start())
+
+
+_VERSION = re.compile(r"(?:\b(?:version|release|build|firmware|v)|版本|固件)\W{0,3}$", re.IGNORECASE)
+
+
 def _is_chinese_id(match: Match) -> bool:
     """GB 11643-1999: the last of 18 characters checks the first 17 (ISO 7064, MOD 11-2)."""
     total = sum(int(digit) * pow(2, 17 - position, 11) for position, digit in enumerate(match[0][:17]))
     return "10X98765432"[total % 11] == match[0][17].upper()
 
 
-def _secret(kind: str, hint: str, pattern: str, proves: Callable[[Match], bool] = _always) -> Detector:
-    return Detector(kind, Code.SECRET, "[SECRET]", hint, re.compile(pattern, re.ASCII), proves)
+def _secret(kind: str, hints: str, pattern: str, proves: Callable[[Match], bool] = _always) -> Detector:
+    return Detector(kind, Code.SECRET, "[SECRET]", _hints(hints), re.compile(pattern, re.ASCII), proves)
 
 
-def _personal(kind: str, mask: str, hint: str, pattern: str, proves: Callable[[Match], bool]) -> Detector:
-    return Detector(kind, Code.PERSONAL_DATA, mask, hint, re.compile(pattern, re.ASCII), proves)
+def _personal(kind: str, mask: str, hints: str, pattern: str, proves: Callable[[Match], bool]) -> Detector:
+    return Detector(kind, Code.PERSONAL_DATA, mask, _hints(hints), re.compile(pattern, re.ASCII), proves)
+
+
+def _hints(hints: str) -> tuple[bytes, ...]:
+    return tuple(hint.encode() for hint in hints.split("|"))
 
 
 # Of two that find the same place, the first here names it.
@@ -138,16 +169,20 @@ DETECTORS: tuple[Detector, ...] = (
         r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
         r"(?:[\s\S]*?-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----|[0-9A-Za-z+/=\s]*)",
     ),
-    _secret("aws-key", "a", _STARTS + r"A(?:KIA|SIA|BIA|CCA)[0-9A-Z]{16}" + _ENDS),
+    _secret("aws-key", "akia|asia|abia|acca", _STARTS + r"A(?:KIA|SIA|BIA|CCA)[0-9A-Z]{16}" + _ENDS),
     _secret(
         "aws-secret",
         "aws",
         r"(?i:aws.{0,20}secret.{0,20}?)[\"'=:\s]{1,5}[0-9A-Za-z/+]{40}(?![0-9A-Za-z/+=])",
     ),
-    _secret("github-token", "_", _STARTS + r"(?:gh[opsur]_[0-9A-Za-z]{36,255}|github_pat_\w{22,255})" + _ENDS),
-    _secret("slack-token", "x", _STARTS + r"(?:xox[abeoprs]|xapp)-[0-9A-Za-z-]{10,255}"),
+    _secret(
+        "github-token",
+        "_",
+        _STARTS + r"(?:gh[opsur]_[0-9A-Za-z]{36,255}|github_pat_\w{22,255})" + _ENDS,
+    ),
+    _secret("slack-token", "xox|xapp-", _STARTS + r"(?:xox[abeoprs]|xapp)-[0-9A-Za-z-]{10,255}"),
     _secret("openai-key", "sk-", _STARTS + r"sk-[0-9A-Za-z_-]{20,255}", _is_key),
-    _secret("hugging-face-token", "hf_", _STARTS + r"hf_[0-9A-Za-z]{30,255}" + _ENDS),
+    _secret("hugging-face-token", "_", _STARTS + r"hf_[0-9A-Za-z]{30,255}" + _ENDS),
     _secret("jwt", "eyj", _STARTS + r"eyJ[\w-]{8,4000}\.eyJ[\w-]{8,4000}\.[\w-]{8,4000}"),
     _personal(
         "email",
@@ -160,14 +195,14 @@ DETECTORS: tuple[Detector, ...] = (
     _personal(
         "id-number",
         "[ID]",
-        "",
+        "0000",
         _NUMBER_STARTS + r"[1-9]\d{5}(?:18|19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx]" + _ENDS,
         _is_chinese_id,
     ),
     _personal(
         "card",
         "[CARD]",
-        "",
+        "0000",
         _NUMBER_STARTS
         + r"(?:\d{13,19}|\d{4}(?P<by>[ -])\d{4}(?P=by)\d{4}(?P=by)\d{1,7}|\d{4}(?P<of>[ -])\d{6}(?P=of)\d{4,5})"
         + _NUMBER_ENDS,
@@ -183,15 +218,36 @@ DETECTORS: tuple[Detector, ...] = (
     _personal(
         "phone",  # a Chinese mobile
         "[PHONE]",
-        "1",
+        "0000",
         _NUMBER_STARTS + r"(?:86[ -]?)?1[3-9]\d(?:\d{8}|(?P<by>[ -])\d{4}(?P=by)\d{4})" + _NUMBER_ENDS,
         _is_not_the_shops,
     ),
     _personal(
         "phone",  # North America: area and exchange never begin with 0 or 1
         "[PHONE]",
-        "",
+        "0000",
         _NUMBER_STARTS + r"(?:1[ -])?(?:\([2-9]\d\d\) ?|[2-9]\d\d-)[2-9]\d\d-\d{4}" + _NUMBER_ENDS,
         _is_not_the_shops,
     ),
+    _personal(
+        "ip-address",
+        "[IP]",
+        "0.0|:",
+        r"(?<![\w.])(?<!::)(?:(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)"
+        r"|(?:[0-9A-Fa-f]{1,4}:){2,7}(?::?[0-9A-Fa-f]{1,4}){1,7}(?![\w:]))",
+        _is_public_address,
+    ),
 )
+
+
+def _ranks(of_tokens: bool) -> dict[bytes, list[int]]:
+    """The detectors by their hints."""
+    ranks: dict[bytes, list[int]] = {}
+    for rank, detector in enumerate(DETECTORS):
+        if of_tokens == (detector.code is Code.SECRET and detector.kind != "private-key"):
+            for hint in detector.hints:
+                ranks.setdefault(hint, []).append(rank)
+    return ranks
+
+
+_HINTS, _HINTS_IN_TOKENS = _ranks(of_tokens=False), _ranks(of_tokens=True)

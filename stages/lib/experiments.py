@@ -8,6 +8,7 @@ from stages.lib.errors import UserError
 # What stages/lib/sources.py reads. Importing that would make every reader of raw rows a dependency of train; a test
 # holds the two together.
 DATA = (".json", ".jsonl", ".csv", ".parquet")
+PACKED = (".gz", ".zst")
 
 
 def require_all_files(folder: Path) -> None:
@@ -29,5 +30,10 @@ def require_all_files(folder: Path) -> None:
 
 def _names(folder: Path) -> set[str]:
     """Files with rows below a folder, but for hidden ones."""
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in DATA)
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if _has_rows(path.name.lower()))
     return {path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)}
+
+
+def _has_rows(name: str) -> bool:
+    packed = tuple(ending + packing for ending in DATA for packing in PACKED)
+    return name.endswith((*DATA, *packed))

@@ -5,9 +5,10 @@
     alpaca             instruction, output, optional input and history: [[question, answer], …]
     prompt/completion  prompt, completion
 
-Each may have `system`, `category`, `tags` (texts) and `id` (not read). A row that has the fields of two forms is read
-as the first of them. `validate.columns` maps our field to the user's, for everything else. An optional field that is
-null or blank counts as absent. Fields that nothing reads are ignored, and named so that they can be counted.
+Each may have `system`, `category`, `tags` (texts), `language` (a code: zh) and `id` (not read). A row that has the
+fields of two forms is read as the first of them. `validate.columns` maps our field to the user's, for everything else.
+An optional field that is null or blank counts as absent. Fields that nothing reads are ignored, and named so that they
+can be counted.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,6 +33,9 @@ ROLES = {
 }
 
 
+LANGUAGE = "language:"  # begins the tag that keeps a row's language
+
+
 @dataclass(frozen=True)
 class Parsed:
     """A record, and what of its row was not taken as it stands."""
@@ -53,13 +57,20 @@ def parse(row: Any, source: str, line: int, columns: Mapping[str, str]) -> Parse
     if not isinstance(row, dict):
         return Reject(Code.WRONG_TYPE, f"the row is {_kind(row)}, not an object with fields")
     fields = _Fields(row, columns)
-    try:
-        messages, own = _conversation(fields)
-        category = fields.optional("category") or UNCATEGORISED
-        record = Record(source, line, tuple(messages), own, category.strip(), _tags(fields))
-    except _Unfit as unfit:
-        return unfit.reject
+    messages, own = _conversation(fields)
+    category = fields.optional("category") or UNCATEGORISED
+    tags = _tags(fields)
+    if not fields.faults:
+        _check_turns(fields, messages)
+    if fields.faults:
+        return _all_at_once(fields.faults)
+    record = Record(source, line, tuple(messages), own, category.strip(), tags)
     return Parsed(record, fields.unused(), tuple(fields.renamed))
+
+
+def _all_at_once(faults: list[Reject]) -> Reject:
+    """Everything that is wrong with a row, so that nobody has to mend it twice; the first fault gives the code."""
+    return Reject(faults[0].code, "; ".join(fault.reason for fault in faults), faults[0].detail)
 
 
 def question_of(row: Any) -> Question | None:
@@ -75,25 +86,24 @@ def question_of(row: Any) -> Question | None:
     return next((Question(texts[key], None) for key in ("prompt", "question", "text") if key in texts), None)
 
 
-class _Unfit(Exception):
-    """Ends the reading of a row that cannot become a record."""
-
-    def __init__(self, code: Code, reason: str, **detail: Any) -> None:
-        super().__init__(reason)
-        self.reject = Reject(code, reason, detail)
-
-
 class _Fields:
-    """A row under our names for its fields, remembering which of them were read."""
+    """A row under our names for its fields, remembering which of them were read and what is wrong with them."""
 
     def __init__(self, row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
         self._theirs = {ours: theirs for ours, theirs in columns.items() if theirs in row}
-        taken = set(self._theirs.values())
-        self._row = {key: value for key, value in row.items() if key not in taken}
-        self._row |= {ours: row[theirs] for ours, theirs in self._theirs.items()}
+        self._row = row
+        if self._theirs:
+            taken = set(self._theirs.values())
+            self._row = {key: value for key, value in row.items() if key not in taken}
+            self._row |= {ours: row[theirs] for ours, theirs in self._theirs.items()}
         self._read = {"id"}
         self._strange: set[str] = set()
         self.renamed: list[str] = []
+        self.faults: list[Reject] = []
+
+    def fault(self, code: Code, reason: str, **detail: Any) -> None:
+        """Something is wrong, and the row cannot become a record."""
+        self.faults.append(Reject(code, reason, detail))
 
     def shown(self, name: str) -> str:
         """The name that the user knows the field by."""
@@ -115,14 +125,29 @@ class _Fields:
         value = self.get(name)
         if value is None:
             state = "null" if name in self._row else f"missing; {self.names()}"
-            raise _Unfit(Code.MISSING_FIELD, f'"{self.shown(name)}" is {state}', field=self.shown(name))
-        return _text(value, f'"{self.shown(name)}"')
+            self.fault(Code.MISSING_FIELD, f'"{self.shown(name)}" is {state}', field=self.shown(name))
+            return ""
+        return self.as_text(value, f'"{self.shown(name)}"')
 
     def optional(self, name: str) -> str | None:
         """A text, or None where it is missing, null or blank."""
         value = self.get(name)
-        text = "" if value is None else _text(value, f'"{self.shown(name)}"')
+        text = "" if value is None else self.as_text(value, f'"{self.shown(name)}"')
         return None if is_blank(text) else text
+
+    def as_text(self, value: Any, what: str) -> str:
+        """A value that has to be a text."""
+        if isinstance(value, str):
+            return value
+        self.fault(Code.WRONG_TYPE, f"{what} is {_kind(value)}, not text")
+        return ""
+
+    def as_list(self, value: Any, what: str) -> list[Any]:
+        """A value that has to be a list."""
+        if isinstance(value, list):
+            return value
+        self.fault(Code.WRONG_TYPE, f"{what} is {_kind(value)}, not a list")
+        return []
 
     def ignore(self, names: str) -> None:
         """Name fields inside a field that nothing reads."""
@@ -132,18 +157,6 @@ class _Fields:
         """The fields that hold something and that nothing read."""
         rest = {self.shown(name) for name in self._row if self.has(name) and name not in self._read}
         return tuple(sorted(rest | self._strange))
-
-
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise _Unfit(Code.WRONG_TYPE, f"{what} is {_kind(value)}, not text")
-    return value
-
-
-def _list(value: Any, what: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise _Unfit(Code.WRONG_TYPE, f"{what} is {_kind(value)}, not a list")
-    return value
 
 
 def _kind(value: Any) -> str:
@@ -165,13 +178,13 @@ def _conversation(fields: _Fields) -> tuple[list[Message], str | None]:
             messages, own = reader(fields)
             break
     else:
-        raise _Unfit(Code.MISSING_FIELD, f"the row has no known form; {fields.names()}")
+        fields.fault(Code.MISSING_FIELD, f"the row has no known form; {fields.names()}")
+        return [], None
     system = fields.optional("system")
     if system is not None:
         messages.insert(0, Message("system", system))
     elif messages and messages[0].role == "system" and is_blank(messages[0].content):
         del messages[0]
-    _require_turns(messages)
     return messages, own
 
 
@@ -185,11 +198,13 @@ def _sharegpt(fields: _Fields) -> tuple[list[Message], None]:
 
 def _alpaca(fields: _Fields) -> tuple[list[Message], str | None]:
     messages = []
-    for number, pair in enumerate(_list(fields.get("history") or [], '"history"'), 1):
+    for number, pair in enumerate(fields.as_list(fields.get("history") or [], '"history"'), 1):
         what = f"pair {number} of the history"
-        if len(_list(pair, what)) != 2:
-            raise _Unfit(Code.WRONG_TYPE, f"{what} has {len(pair)} texts, not a question and an answer")
-        messages += [Message("user", _text(pair[0], what)), Message("assistant", _text(pair[1], what))]
+        both = fields.as_list(pair, what)
+        if isinstance(pair, list) and len(both) != 2:
+            fields.fault(Code.WRONG_TYPE, f"{what} has {len(both)} texts, not a question and an answer")
+        for role, said in zip(("user", "assistant"), both, strict=False):
+            messages.append(Message(role, fields.as_text(said, what)))
     own = fields.optional("input")
     messages.append(Message("user", _joined(fields.text("instruction"), own)))
     messages.append(Message("assistant", fields.text("output")))
@@ -213,23 +228,34 @@ _FORMS: tuple[tuple[tuple[str, ...], Callable[[_Fields], tuple[list[Message], st
     (("prompt", "completion"), _prompt_completion),
 )
 # What `validate.columns` may name on its left side.
-FIELDS = (*(name for needed, _ in _FORMS for name in needed), "input", "history", "system", "category", "tags", "id")
+FIELDS = (
+    *(name for needed, _ in _FORMS for name in needed),
+    "input",
+    "history",
+    "system",
+    "category",
+    "tags",
+    "language",
+    "id",
+)
 
 
 def _turns(fields: _Fields, name: str) -> list[Message]:
     """A list of turns; either form's keys will do, since public sets mix them."""
     messages = []
-    for number, turn in enumerate(_list(fields.get(name), f'"{fields.shown(name)}"'), 1):
+    for number, turn in enumerate(fields.as_list(fields.get(name), f'"{fields.shown(name)}"'), 1):
         what = f"turn {number}"
         if not isinstance(turn, dict):
-            raise _Unfit(Code.WRONG_TYPE, f"{what} is {_kind(turn)}, not an object")
+            fields.fault(Code.WRONG_TYPE, f"{what} is {_kind(turn)}, not an object")
+            continue
         speaker, said = ("role", "content") if "role" in turn else ("from", "value")
         role = _role(turn.get(speaker), what, fields)
         if turn.get("tool_calls") or turn.get("function_call"):
-            raise _Unfit(Code.ROLE_ORDER, f"{what} calls a tool, which cannot be trained here", turn=number)
-        if turn.get(said) is None:
-            raise _Unfit(Code.MISSING_FIELD, f'{what} has no "{said}"', turn=number)
-        messages.append(Message(role, _text(turn[said], f'"{said}" of {what}')))
+            fields.fault(Code.ROLE_ORDER, f"{what} calls a tool, which cannot be trained here", turn=number)
+        elif turn.get(said) is None:
+            fields.fault(Code.MISSING_FIELD, f'{what} has no "{said}"', turn=number)
+        else:
+            messages.append(Message(role, fields.as_text(turn[said], f'"{said}" of {what}')))
         for key in turn.keys() - {speaker, said}:
             if turn[key] is not None:
                 fields.ignore(f"{fields.shown(name)}[].{key}")
@@ -238,30 +264,35 @@ def _turns(fields: _Fields, name: str) -> list[Message]:
 
 def _role(tag: Any, what: str, fields: _Fields) -> str:
     if tag is None:
-        raise _Unfit(Code.MISSING_FIELD, f"{what} does not say who speaks")
-    role = ROLES.get(_text(tag, f"the speaker of {what}").strip().casefold())
-    if role is None:
-        raise _Unfit(Code.ROLE_ORDER, f'{what} is spoken by "{tag}"; known are {", ".join(ROLES)}', tag=tag)
-    if tag != role:
+        fields.fault(Code.MISSING_FIELD, f"{what} does not say who speaks")
+        return ""
+    role = ROLES.get(fields.as_text(tag, f"the speaker of {what}").strip().casefold(), "")
+    if not role and isinstance(tag, str):
+        fields.fault(Code.ROLE_ORDER, f'{what} is spoken by "{tag}"; known are {", ".join(ROLES)}', tag=tag)
+    elif tag != role:
         fields.renamed.append(tag)
     return role
 
 
-def _require_turns(messages: list[Message]) -> None:
+def _check_turns(fields: _Fields, messages: list[Message]) -> None:
     """An optional system text, then user and assistant in turns, the assistant last. Nothing is merged or invented."""
     if not messages:
-        raise _Unfit(Code.ROLE_ORDER, "the conversation has no turn")
+        fields.fault(Code.ROLE_ORDER, "the conversation has no turn")
+        return
     first = int(messages[0].role == "system")
     for number, message in enumerate(messages[first:]):
         due = ("user", "assistant")[number % 2]
         if message.role != due:
-            raise _Unfit(Code.ROLE_ORDER, f"turn {first + number + 1} is {message.role}, where {due} is due")
+            fields.fault(Code.ROLE_ORDER, f"turn {first + number + 1} is {message.role}, where {due} is due")
+            return  # all that follow are out of step, too
     if messages[-1].role != "assistant":
-        raise _Unfit(Code.ROLE_ORDER, f"the conversation ends with {messages[-1].role}, not with an answer")
+        fields.fault(Code.ROLE_ORDER, f"the conversation ends with {messages[-1].role}, not with an answer")
 
 
 def _tags(fields: _Fields) -> tuple[str, ...]:
     """A list of texts; one text is one tag, as a CSV cell has it."""
     value = fields.get("tags")
-    items = [value] if isinstance(value, str) else _list(value or [], '"tags"')
-    return tuple(tag.strip() for tag in (_text(item, "a tag") for item in items) if not is_blank(tag))
+    items = [value] if isinstance(value, str) else fields.as_list(value or [], '"tags"')
+    tags = [tag.strip() for tag in (fields.as_text(item, "a tag") for item in items) if not is_blank(tag)]
+    language = fields.optional("language")
+    return (*tags, f"{LANGUAGE}{language.strip()}") if language else tuple(tags)

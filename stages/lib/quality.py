@@ -6,12 +6,15 @@ A rule decides and returns a value; counting and writing happen once, in the sta
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
+from stages.lib import scripts
 from stages.lib.detectors import Detector, find
+from stages.lib.forms import LANGUAGE
 from stages.lib.records import Message, Record
 from stages.lib.rejects import Code, Reject
-from stages.lib.words import is_blank
+from stages.lib.words import is_blank, same, words
 from stages.params.validate import ValidateParams
 
 Rule = Callable[[Record, ValidateParams], Reject | None]
@@ -22,10 +25,11 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 def control_characters(record: Record, _: ValidateParams) -> Reject | None:
     """Some text of the row holds a character that no reader sees and that breaks tokenizers, terminals or Parquet."""
-    texts = [(_turn(record, number), message.content) for number, message in enumerate(record.messages)]
-    for where, text in [*texts, ("the category", record.category), *(("a tag", tag) for tag in record.tags)]:
-        found = _CONTROL.search(text)
-        if found:
+    texts = [*(message.content for message in record.messages), record.category, *record.tags]
+    for number, text in enumerate(texts):
+        if not text.isprintable() and (found := _CONTROL.search(text)):
+            turns = len(record.messages)
+            where = _turn(record, number) if number < turns else "the category" if number == turns else "a tag"
             character = f"U+{ord(found[0]):04X}"
             reason = f"{where} holds the control character {character} at position {found.start() + 1}"
             return Reject(Code.CONTROL_CHARACTERS, reason, {"character": character, "position": found.start() + 1})
@@ -49,6 +53,75 @@ def _blank(record: Record, role: str, code: Code) -> Reject | None:
     return None
 
 
+def placeholder(record: Record, params: ValidateParams) -> Reject | None:
+    """The last answer is a word that stands for none: `<noinput>`, or the `nan` of a table that went through pandas."""
+    if record.messages[-1].plain not in _plain(tuple(params.placeholders)):
+        return None
+    said = record.answer.strip()
+    return Reject(Code.PLACEHOLDER, f'the answer is only "{said}"', {"answer": said})
+
+
+@cache
+def _plain(phrases: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(same, phrases))
+
+
+def echo(record: Record, _: ValidateParams) -> Reject | None:
+    """The last answer is the question again. A row's `input` may come back unchanged: there was nothing to correct."""
+    if record.messages[-1].plain == record.messages[-2].plain:
+        return Reject(Code.ECHO, "the answer is the question again")
+    return None
+
+
+_REFUSES = re.compile(
+    r"as an? (?:ai|artificial intelligence|(?:large )?language model)\b"
+    r"|i(?:'m| am) (?:an ai|just an ai|a language model)\b"
+    r"|i(?:'m| am) (?:very )?(?:sorry|afraid),? (?:but )?(?:as an ai,? )?i.{0,20}?\b(?:cannot|can't|unable|not able)\b"
+    r"|i (?:cannot|can't|can not|am unable to|am not able to) (?:assist|help|comply|fulfill|provide|create|generate)\b"
+    r"|(?:很?抱歉|对不起)[,，]?\s?(?:但是?)?我(?:无法|不能)"
+    r"|(?:作为|我是|我只是)一?[个名]?\s?(?:ai|人工智能|语言模型)"
+)
+
+
+def refusal(record: Record, params: ValidateParams) -> Reject | None:
+    """The last answer begins as chat programs refuse, in English or Chinese."""
+    if params.refusals == "drop" and _REFUSES.match(record.messages[-1].plain.replace("\u2019", "'")):
+        return Reject(Code.REFUSAL, "the answer refuses, as a chat program does")
+    return None
+
+
+def repetition(record: Record, params: ValidateParams) -> Reject | None:
+    """Most of the last answer's runs of three words stood in it before; answers of fewer than 50 words never count."""
+    said = record.messages[-1].plain
+    if len(said) < (3 * _RUNS if said.isascii() else _RUNS):
+        return None
+    quick = said.split()
+    if len(set(quick)) - 2 > (1 - params.max_repetition) * len(quick):  # each word that is new begins a new run
+        return None
+    found = words(said)
+    runs = list(zip(found, found[1:], found[2:], strict=False))
+    share = 1 - len(set(runs)) / len(runs) if len(found) >= _RUNS else 0
+    if share <= params.max_repetition:
+        return None
+    reason = f"{share:.0%} of the answer's 3-word runs stood in it before, more than {params.max_repetition:.0%}"
+    return Reject(Code.REPETITION, reason, {"share": round(share, 3), "maximum": params.max_repetition})
+
+
+_RUNS = 50  # words
+
+
+def wrong_script(record: Record, _: ValidateParams) -> Reject | None:
+    """The row names its `language`, and fewer than half of the last answer's letters are of that language's script."""
+    language = next((tag.removeprefix(LANGUAGE) for tag in record.tags if tag.startswith(LANGUAGE)), None)
+    share = scripts.share_of(record.answer, language) if language else None
+    if share is None or share >= 0.5:
+        return None
+    reason = (
+        f'the row says its language is "{language}", but only {share:.0%} of the answer\'s letters are of its script'
+    )
+    return Reject(Code.WRONG_SCRIPT, reason, {"language": language, "share": round(share, 3)})
+
+
 def too_short(record: Record, params: ValidateParams) -> Reject | None:
     """The last answer has fewer characters than `min_answer_chars`; blanks around it do not count."""
     length = len(record.answer.strip())
@@ -67,7 +140,18 @@ def too_long(record: Record, params: ValidateParams) -> Reject | None:
     return Reject(Code.TOO_LONG, reason, {"length": length, "maximum": params.max_chars})
 
 
-RULES: tuple[Rule, ...] = (empty_prompt, empty_output, control_characters, too_short, too_long)
+RULES: tuple[Rule, ...] = (
+    empty_prompt,
+    empty_output,
+    control_characters,
+    placeholder,
+    echo,
+    too_short,
+    too_long,
+    refusal,
+    repetition,
+    wrong_script,
+)
 
 
 def judge(record: Record, params: ValidateParams) -> Reject | None:
@@ -90,7 +174,7 @@ def protect(record: Record, params: ValidateParams) -> Record | Reject:
     kinds = sorted(found, key=lambda detector: (detector.code is not Code.SECRET, detector.kind))
     for detector in kinds:
         if _action(detector, params) == "drop":
-            reason = f"the row holds what looks like {_article(detector.kind)}"
+            reason = f"the row holds what looks like {with_article(detector.kind)}"
             return Reject(detector.code, reason, {"kind": detector.kind})
     if not kinds:
         return record
@@ -125,6 +209,7 @@ def _action(detector: Detector, params: ValidateParams) -> str:
     return params.secrets if detector.code is Code.SECRET else params.personal_data
 
 
-def _article(kind: str) -> str:
+def with_article(kind: str) -> str:
+    """A kind of finding in a sentence: `an id number`."""
     words = kind.replace("-", " ")
     return f"an {words}" if words[0] in "aeioAEIO" else f"a {words}"

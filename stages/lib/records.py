@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +32,11 @@ class Message:
 
     role: str  # system (only first), user or assistant
     content: str
+
+    @cached_property
+    def plain(self) -> str:
+        """What is said, blind to case, width and spaces."""
+        return same(self.content)
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,11 @@ class Record:
         """`tickets.json:214`."""
         return f"{self.source}:{self.line}"
 
+    @property
+    def plain_question(self) -> str:
+        """The question, blind to case, width and spaces."""
+        return " ".join(message.plain for message in self.messages[:-1] if message.role != "system")
+
     def row(self) -> dict[str, Any]:
         """The row of `records.parquet`."""
         messages = [{"role": message.role, "content": message.content} for message in self.messages]
@@ -84,13 +95,35 @@ class Record:
 
 
 def _hash(messages: Iterable[Message]) -> str:
-    said = "\0".join(f"{message.role}\0{same(message.content)}" for message in messages)
+    said = "\0".join(f"{message.role}\0{message.plain}" for message in messages)
     return xxhash.xxh3_128_hexdigest(said.encode("utf-8", "surrogatepass"))
 
 
 def to_table(records: Iterable[Record]) -> pa.Table:
     """The table of `records.parquet`."""
-    return pa.Table.from_pylist([record.row() for record in records], schema=SCHEMA)
+    records = list(records)
+    turns = [message for record in records for message in record.messages]
+    roles, contents = (
+        pa.array([turn.role for turn in turns], pa.string()),
+        pa.array([turn.content for turn in turns], pa.string()),
+    )
+    columns = {
+        "id": pa.array([record.id for record in records], pa.string()),
+        "source": pa.array([record.source for record in records], pa.string()),
+        "line": pa.array([record.line for record in records], pa.int64()),
+        "messages": pa.ListArray.from_arrays(
+            _offsets(len(record.messages) for record in records),
+            pa.StructArray.from_arrays([roles, contents], fields=list(MESSAGE)),
+        ),
+        "input": pa.array([record.input for record in records], pa.string()),
+        "category": pa.array([record.category for record in records], pa.string()),
+        "tags": pa.array([record.tags for record in records], pa.list_(pa.string())),
+    }
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _offsets(lengths: Iterable[int]) -> pa.Array:
+    return pa.array([0, *accumulate(lengths)], pa.int32())
 
 
 def from_table(table: pa.Table) -> list[Record]:

@@ -26,12 +26,12 @@ class Code(StrEnum):
 
     NOT_UTF8 = (
         "not-utf8",
-        "the text is not UTF-8 from this line on; only the line is left out of JSONL, the whole file of other forms",
+        "the row holds a byte that is not UTF-8",
         "Save the file as UTF-8.",
     )
     UNREADABLE = (
         "unreadable",
-        "the file cannot be read as Parquet from this row on",
+        "the file cannot be read from this row on: it is no Parquet, or its compressed bytes end too early",
         "Write the file again.",
     )
     EMPTY_FILE = "empty-file", "the file holds no row", "Fill or remove the file."
@@ -60,6 +60,27 @@ class Code(StrEnum):
         "the question is empty, or holds only blanks and invisible characters",
         "Write the question, or remove the row.",
     )
+    PLACEHOLDER = (
+        "placeholder",
+        "the answer is one of validate.placeholders, such as <noinput>",
+        "Write the answer, or remove the row.",
+    )
+    ECHO = "echo", "the answer is the question again", "Write an answer, or remove the row."
+    REFUSAL = (
+        "refusal",
+        "the answer refuses, as a chat program does (only where validate.refusals is drop)",
+        "Write what should be answered, or remove the row.",
+    )
+    REPETITION = (
+        "repetition",
+        "the answer repeats itself: a larger share of its 3-word runs than validate.max_repetition stood in it before",
+        "Shorten the answer to what it says, or remove the row.",
+    )
+    WRONG_SCRIPT = (
+        "wrong-script",
+        "the row names its `language`, and most letters of the answer are of another script",
+        "Correct the language, or the answer.",
+    )
     ROLE_ORDER = (
         "role-order",
         "the turns of a conversation are not user, assistant, user, assistant …, or a tool speaks in it",
@@ -83,7 +104,7 @@ class Code(StrEnum):
     SECRET = "secret", "the row holds what looks like an access key or a token", "Remove the key, and revoke it."
     PERSONAL_DATA = (
         "personal-data",
-        "the row holds what looks like an e-mail address, phone, card or ID number",
+        "the row holds what looks like an e-mail address, a phone, card or ID number, or the IP address of a machine",
         "Remove it, or put an invented one at example.com in its place.",
     )
     EXACT_DUPLICATE = (
@@ -135,6 +156,7 @@ class Rejected:
     line: int
     reject: Reject
     record: Any
+    cut: bool = False  # more than this row was lost: what follows in the file could not be read
 
     def row(self) -> dict[str, Any]:
         """The row of `rejected.jsonl`."""
@@ -146,6 +168,19 @@ class Rejected:
             "detail": self.reject.detail,
             "record": _as_json(self.record),
         }
+
+    def state(self) -> dict[str, Any]:
+        """All of it, for `from_state`."""
+        return self.row() | {"cut": self.cut}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Rejected":
+        """What `state` was taken from; the record as JSON holds it."""
+        reject = Reject(_CODES[state["code"]], state["reason"], state["detail"])
+        return cls(state["source"], state["line"], reject, state["record"], state["cut"])
+
+
+_CODES = {str(code): code for code in Code}
 
 
 def _as_json(value: Any) -> Any:

@@ -14,6 +14,9 @@ class ValidateParams(Section, section="validate"):
     """`params.yaml: validate`."""
 
     columns: dict[str, str]
+    placeholders: list[str]
+    refusals: Literal["keep", "drop"]
+    max_repetition: Annotated[Share, Usual(0.5, 0.95)]
     min_answer_chars: Annotated[Whole, Field(ge=1), Usual(1, 20)]
     max_chars: Annotated[Whole, Field(ge=1), Usual(2000, 32000)]
     near_duplicate: Annotated[Real, Field(gt=0, le=1), Usual(0.6, 0.9)]

@@ -4,13 +4,21 @@ import random
 
 import pytest
 
-from stages.lib.contamination import asked, leaks
+from stages.lib import contamination
+from stages.lib.contamination import Turns, asked
+from stages.lib.dedupe import Wording
 from stages.lib.records import Message, Record
+from stages.lib.words import hashed
 from tests.lib.test_dedupe import text
 
 
 def record(question, answer="fine", own=None):
     return Record("a.json", 1, (Message("user", question), Message("assistant", answer)), input=own)
+
+
+def leaks(training, questions, threshold, **kind):
+    found = contamination.leaks(Wording.of(training), Turns.of(training), hashed(questions), threshold, **kind)
+    return found
 
 
 def caught(training, questions, threshold=0.5, **kind):
@@ -118,9 +126,20 @@ def test_of_several_questions_the_most_given_away_is_named():
 
 
 def test_a_long_input_is_looked_for_without_its_instruction():
-    assert asked("Route this:\n\na b c d e f g h", "a b c d e f g h") == "a b c d e f g h"
-    assert asked("Route this:\n\na b c", "a b c") == "Route this:\n\na b c"
-    assert asked("Route this", None) == "Route this"
+    rows = [
+        record("Route this:\n\na b c d e f g h", own="a b c d e f g h"),
+        record("Route this:\n\na b c", own="a b c"),
+        record("Route this"),
+    ]
+    expected = hashed(["a b c d e f g h", "Route this:\n\na b c", "Route this"])
+    found = asked(Wording.of(rows))
+    assert (found.starts.tolist(), found.hashes.tolist()) == (expected.starts.tolist(), expected.hashes.tolist())
+
+
+def test_a_question_in_the_midst_of_a_conversation_is_given_away_too():
+    turns = [Message("user", "Hello"), Message("assistant", "Hi!"), Message("user", "What is 2 + 2?")]
+    conversation = Record("a.json", 1, (*turns, Message("assistant", "4")))
+    assert caught([record("Hello"), conversation], ["What is 2 + 2?"]) == [(1, 0)]
 
 
 @pytest.mark.parametrize(("training", "questions"), [([], []), ([record("x")], []), ([], ["x y z"])])

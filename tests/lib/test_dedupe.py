@@ -13,6 +13,7 @@ from stages.lib.dedupe import (
     MANY_TO_DELETE,
     TO_DELETE,
     TO_GROUP,
+    Wording,
     candidates,
     components,
     jaccard,
@@ -20,6 +21,7 @@ from stages.lib.dedupe import (
     prepare,
 )
 from stages.lib.records import Message, Record
+from stages.lib.words import hashed
 
 EN = re.findall(
     r"\w+",
@@ -39,7 +41,7 @@ def record(question, answer="fine", own=None):
 
 def duplicates(records, threshold=0.7):
     """The pairs that are near-duplicates."""
-    repeats = near_repeats(records, threshold)
+    repeats = near_repeats(Wording.of(records), threshold)
     return sorted((earlier, later) for earlier, later, _, answers in repeats.in_order() if answers >= threshold)
 
 
@@ -63,7 +65,7 @@ def test_a_like_question_with_another_answer_is_kept_and_told():
     rng = random.Random(2)
     question, answer = text(rng, 40), text(rng, 40)
     records = [record(question, answer), record(question + " please", text(rng, 40))]
-    repeats = near_repeats(records, 0.7)
+    repeats = near_repeats(Wording.of(records), 0.7)
     assert repeats.pairs.tolist() == [[0, 1]]
     assert repeats.answers[0] < 0.1
 
@@ -157,7 +159,7 @@ def test_a_passage_counts_until_more_than_many_rows_share_it():
     rng = random.Random(7)
     shared = text(rng, 30)
     for rows, is_shared in ((MANY_TO_DELETE, False), (MANY_TO_DELETE + 1, True)):
-        texts = prepare([f"{shared} {text(rng, 10)}" for _ in range(rows)], MANY_TO_DELETE)
+        texts = prepare(hashed([f"{shared} {text(rng, 10)}" for _ in range(rows)]), MANY_TO_DELETE)
         own, whole = (np.diff(pieces.starts) for pieces in (texts.own, texts.whole))
         assert (own < whole).all() == is_shared
         assert (own == whole).all() != is_shared
@@ -166,14 +168,14 @@ def test_a_passage_counts_until_more_than_many_rows_share_it():
 def test_single_common_pieces_still_count():
     """Only long passages are the task's; a turn of phrase that many rows use is part of what each of them says."""
     rng = random.Random(8)
-    texts = prepare([f"{text(rng, 9)} how many are left {text(rng, 9)}" for _ in range(50)], MANY_TO_DELETE)
+    texts = prepare(hashed([f"{text(rng, 9)} how many are left {text(rng, 9)}" for _ in range(50)]), MANY_TO_DELETE)
     assert np.diff(texts.own.starts).tolist() == np.diff(texts.whole.starts).tolist()
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefg"), max_size=8), min_size=2, max_size=6))
 @settings(max_examples=40, deadline=None)
 def test_jaccard_is_the_share_of_pieces_in_common(rows):
-    texts = prepare([" ".join(row) for row in rows], many=99)
+    texts = prepare(hashed([" ".join(row) for row in rows]), many=99)
     sets = [
         set(texts.whole.hashes[texts.whole.starts[i] : texts.whole.starts[i + 1]].tolist()) for i in range(len(rows))
     ]
@@ -190,13 +192,13 @@ def test_the_bands_find_nearly_every_pair_at_their_threshold(bands, similarity):
     sets = [row for one in half for row in (one, one[:common] + [rng.random() for _ in range(60 - common)])]
     hashes = np.array([int(value * 2**63) for row in sets for value in row], dtype=np.uint64)
     pieces = dedupe.Pieces(np.arange(0, len(hashes) + 1, 60), hashes)
-    found = {tuple(pair) for pair in candidates(pieces, *bands, similarity).tolist()}
+    found = {tuple(pair) for pair in candidates(pieces, *bands).tolist()}
     assert sum((row, row + 1) in found for row in range(0, 800, 2)) >= 0.97 * 400
 
 
 def test_a_bucket_of_thousands_is_not_paired_all_with_all():
-    pieces = prepare(["the same words again and again"] * 3000, many=99_999).own
-    assert len(candidates(pieces, *TO_DELETE, 0.7)) < 3000 * 25
+    pieces = prepare(hashed(["the same words again and again"] * 3000), many=99_999).own
+    assert len(candidates(pieces, *TO_DELETE)) < 3000 * 25
 
 
 @given(st.integers(1, 12), st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=15))
@@ -211,7 +213,7 @@ def test_components_hold_what_hangs_together(count, links):
 @pytest.mark.parametrize("rows", [0, 1, 2])
 def test_a_handful_of_rows_is_compared_without_ado(rows):
     assert duplicates([record(f"row {'abc'[number]}") for number in range(rows)]) == []
-    assert len(dedupe.like_questions([record("x")] * rows, 0.5)[0]) == rows // 2
+    assert len(dedupe.like_questions(Wording.of([record("x")] * rows), 0.5)[0]) == rows // 2
 
 
 def test_like_questions_ignore_numbers_and_answers():
@@ -219,6 +221,6 @@ def test_like_questions_ignore_numbers_and_answers():
     ask = "Read the order number: my parcel ORD-{} has not come."
     for rows in (2, 200):  # with 200 the whole text is shared, and compared as a whole
         records = [record(ask.format(number), str(number)) for number in range(rows)]
-        pairs, likeness = dedupe.like_questions(records, 0.5)
+        pairs, likeness = dedupe.like_questions(Wording.of(records), 0.5)
         assert set(components(rows, pairs)) == {0}
         assert set(likeness.tolist()) == {1.0}

@@ -59,6 +59,9 @@ def test_secrets_are_found_in_english_and_chinese(sentence, kind, secret):
         ("card", "3782 822463 10005"),
         ("card", "6200000000000005"),  # UnionPay
         ("id-number", "11010519491231002X"),
+        ("ip-address", "8.8.4.4"),
+        ("ip-address", "203.119.25.1"),
+        ("ip-address", "2001:4860:4860::8888"),
         ("phone", "１３８００１３８０００"),  # full width
     ],
 )
@@ -95,6 +98,11 @@ def test_personal_data_is_found_in_english_and_chinese(sentence, kind, value):
         "1700000000000 milliseconds",
         "3.141592653589793",
         "192.168.100.200",
+        "10.0.0.1 and 127.0.0.1 and 0.0.0.0",
+        "192.0.2.7 and 2001:db8::1",  # RFC 5737 and RFC 3849: for examples
+        "version 4.18.0.305 and v8.8.4.4 and 版本8.8.4.4",
+        "1.2.3.4.5 and 999.1.1.1",
+        "12:30:45 and 10:20 and fe:dc and std::vector::size",
         "call 112",
         "support@example.com",  # RFC 2606: example domains belong to nobody
         "x@shop.example and y@my.test and z@localhost",

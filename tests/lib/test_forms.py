@@ -192,3 +192,41 @@ def test_fields_that_nothing_reads_are_named():
 )
 def test_what_a_benchmark_row_asks_is_found_in_any_form(row, question):
     assert question_of(row) == question
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "reasons"),
+    [
+        (
+            {"instruction": 1, "input": [], "tags": [2]},
+            Code.WRONG_TYPE,
+            [
+                '"input" is a list, not text',
+                '"instruction" is a number, not text',
+                '"output" is missing; it has instruction, input, tags',
+                "a tag is a number, not text",
+            ],
+        ),
+        (
+            {"messages": [{"role": "wizard", "content": "x"}, {"role": "user"}, "text"]},
+            Code.ROLE_ORDER,
+            [
+                f'turn 1 is spoken by "wizard"; known are {", ".join(ROLES)}',
+                'turn 2 has no "content"',
+                "turn 3 is text, not an object",
+            ],
+        ),
+        (
+            {"instruction": "q", "output": "a", "history": [["one"], [1, "b"], "c"]},
+            Code.WRONG_TYPE,
+            [
+                "pair 1 of the history has 1 texts, not a question and an answer",
+                "pair 2 of the history is a number, not text",
+                "pair 3 of the history is text, not a list",
+            ],
+        ),
+    ],
+)
+def test_all_that_is_wrong_with_a_row_is_said_at_once(row, code, reasons):
+    """So that nobody mends it twice."""
+    assert said(row) == (code, "; ".join(reasons))

@@ -52,6 +52,88 @@ def test_every_turn_of_a_conversation_is_judged_and_named(params):
     assert (reject.code, reject.reason) == (Code.EMPTY_OUTPUT, "the answer in turn 2 is empty")
 
 
+@pytest.mark.parametrize(
+    ("answer", "is_one"),
+    [("nan", True), (" NaN\n", True), ("<noinput>", True), ("nan bread", False), ("0", False), ("None", False)],
+)
+def test_a_placeholder_is_no_answer(params_for, answer, is_one):
+    reject = judge(record(answer=answer), params_for("validate"))
+    assert (reject and reject.code) == (Code.PLACEHOLDER if is_one else None)
+    assert judge(record(answer=answer), params_for("validate", placeholders=[])) is None
+
+
+def test_an_input_that_comes_back_unchanged_is_no_echo(params_for):
+    """There may have been nothing to correct."""
+    row = Record(
+        "a", 1, (Message("user", "Correct it:\n\nAll is well."), Message("assistant", "All is well.")), "All is well."
+    )
+    assert judge(row, params_for("validate")) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "refuses"),
+    [
+        ("As an AI language model, I do not have feelings.", True),
+        ("I\u2019m sorry, but I can\u2019t help with that.", True),
+        ("I am sorry, but as an AI I cannot do that.", True),
+        ("I cannot provide medical advice.", True),
+        ("作为一个AI，我没有感情。", True),
+        ("抱歉，我不能回答这个问题。", True),
+        ("I am sorry to hear that! A new mug is on its way.", False),
+        ("I'm sorry, we cannot refund opened boxes.", False),
+        ("As a shop we ship within a day.", False),
+        ("抱歉让您久等了，今天发货。", False),
+        ("A good answer. As an AI language model I add this.", False),  # only the beginning counts
+    ],
+)
+def test_refusals_go_only_where_they_are_not_wanted(params_for, answer, refuses):
+    reject = judge(record(answer=answer), params_for("validate", refusals="drop"))
+    assert (reject and reject.code) == (Code.REFUSAL if refuses else None)
+    assert judge(record(answer=answer), params_for("validate")) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "repeats"),
+    [
+        ("I love it. " * 30, True),
+        ("哈" * 60, True),
+        ("ha " * 19, False),  # fewer than 50 words
+        (" ".join(f"line {number}: the value is {number * 7}" for number in range(20)), False),
+        ("\n".join(f"| row {number} | {number * 31 % 17} | yes |" for number in range(30)), False),
+        (
+            "请您放心，我们会尽快为您处理退款，一般需要三到五个工作日，届时款项将原路返回您的账户，感谢您的耐心等待。",
+            False,
+        ),
+    ],
+)
+def test_an_answer_that_goes_in_circles_is_found_and_a_table_is_not(params_for, answer, repeats):
+    reject = judge(record(answer=answer), params_for("validate"))
+    assert (reject and reject.code) == (Code.REPETITION if repeats else None)
+
+
+@pytest.mark.parametrize(
+    ("language", "answer", "is_wrong"),
+    [
+        ("en", "Your parcel is on its way.", False),
+        ("en", "您的包裹已经发出，预计明天送达。", True),
+        ("ZH", "您的包裹已经发出，预计明天送达。", False),
+        ("zh_TW", "您的 parcel 已经发出，预计明天送达，请留意。", False),
+        ("zh-CN", "Your parcel is on its way.", True),
+        ("ja", "荷物は明日届く予定です。お待ちください。", False),
+        ("ru", "Ваша посылка в пути, ждите завтра.", False),
+        ("ru", "Vasha posylka v puti.", True),
+        ("zh", "KT31852", False),  # too few letters to tell
+        ("zh", "2026-03-03", False),
+        ("tlh", "nuqneH, qatlho', Qapla'!", False),  # a language that we know no script of
+        (None, "您的包裹已经发出，预计明天送达。", False),
+    ],
+)
+def test_the_answer_is_in_the_script_of_the_rows_language(params_for, language, answer, is_wrong):
+    tags = ("vip", f"language:{language}") if language else ("vip",)
+    reject = judge(record(answer=answer, tags=tags), params_for("validate"))
+    assert (reject and reject.code) == (Code.WRONG_SCRIPT if is_wrong else None)
+
+
 def test_category_and_tags_go_into_tables_too(params):
     assert judge(record(category="a\ud83d"), params).code == Code.CONTROL_CHARACTERS
     assert judge(record(tags=("a\x00",)), params).code == Code.CONTROL_CHARACTERS

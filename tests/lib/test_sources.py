@@ -1,5 +1,6 @@
 """Raw files, row by row."""
 
+import gzip
 import json
 
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.lib import sources
+from stages.lib import json_rows, sources
 from stages.lib.errors import UserError
 from stages.lib.rejects import Code
 
@@ -20,7 +21,7 @@ def read(tmp_path):
     def from_text(name, content):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-        return [(row.line, row.reject.code if row.reject else row.value) for row in sources.read(path, name)]
+        return [(row.line, row.reject.code if row.reject else row.value) for row in sources.read(path)]
 
     return from_text
 
@@ -63,7 +64,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(read, name):
 def test_json_is_strict_and_one_bad_line_costs_one_row(tmp_path, line, said):
     path = tmp_path / "rows.jsonl"
     path.write_text(f'{{"a": "first"}}\n{line}\n{{"a": "last"}}\n', encoding="utf-8")
-    first, bad, last = sources.read(path, "rows.jsonl")
+    first, bad, last = sources.read(path)
     assert (first.value, last.value, last.line) == ({"a": "first"}, {"a": "last"}, 3)
     assert (bad.line, bad.reject.code, bad.cut) == (2, Code.JSON_SYNTAX, False)
     assert said in bad.reject.reason
@@ -82,7 +83,7 @@ def test_json_is_strict_and_one_bad_line_costs_one_row(tmp_path, line, said):
 def test_a_broken_array_keeps_the_rows_before_the_error(tmp_path, text, line):
     path = tmp_path / "rows.json"
     path.write_text(text, encoding="utf-8")
-    kept, bad = sources.read(path, "rows.json")
+    kept, bad = sources.read(path)
     assert kept.value == {"a": "1"}
     assert (bad.line, bad.reject.code, bad.cut) == (line, Code.JSON_SYNTAX, True)
 
@@ -139,7 +140,7 @@ def test_a_csv_header_that_names_a_column_twice_is_refused(read):
 
 def test_a_quotation_mark_that_is_never_closed_says_that_the_rest_is_lost(tmp_path):
     (tmp_path / "rows.csv").write_text('a,b\n1,2\n"3,4\n' + "5,6\n" * 50)
-    *good, last = sources.read(tmp_path / "rows.csv", "rows.csv")
+    *good, last = sources.read(tmp_path / "rows.csv")
     assert [row.value for row in good] == [{"a": "1", "b": "2"}]
     assert (last.line, last.cut) == (3, True)
     assert last.reject.reason == "not CSV: a quotation mark is never closed; nothing after it was read"
@@ -170,7 +171,7 @@ def test_a_csv_cell_may_be_long(read):
 def test_parquet_rows_are_numbered_and_null_is_null(tmp_path):
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"instruction": ["a", "b"], "input": pa.array([None, None], pa.string())}), path)
-    rows = [(row.line, row.value) for row in sources.read(path, "rows.parquet")]
+    rows = [(row.line, row.value) for row in sources.read(path)]
     assert rows == [(1, {"instruction": "a", "input": None}), (2, {"instruction": "b", "input": None})]
 
 
@@ -178,14 +179,100 @@ def test_a_file_that_only_claims_to_be_parquet_is_one_rejected_row(read):
     assert read("rows.parquet", "no such thing") == [(1, Code.UNREADABLE)]
 
 
+ROWS = [{"a": "1", "b": "退款 [{"}, {"a": 'quote " and \\\\ and \n', "b": "é" * 50}, {"a": "", "b": "x, y"}]
+
+
+def packed(data, ending):
+    return gzip.compress(data, mtime=0) if ending == ".gz" else pa.compress(data, codec="zstd", asbytes=True)
+
+
+def as_bytes(form, rows):
+    if form == "csv":
+        cells = [[json.dumps(row[name], ensure_ascii=False).replace('\\\\"', '""') for name in "ab"] for row in rows]
+        return "\n".join(["a,b", *map(",".join, cells)]).encode()
+    if form == "parquet":
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows), sink)
+        return sink.getvalue().to_pybytes()
+    return (json.dumps(rows, indent=1) if form == "json" else "\n".join(map(json.dumps, rows))).encode()
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize("form", ["json", "jsonl", "parquet"])
+def test_a_compressed_file_is_read_as_the_file_in_it(read, form, ending):
+    data = as_bytes(form, ROWS)
+    plain = read(f"rows.{form}", data)
+    assert [value for _, value in plain] == ROWS
+    assert read(f"rows.{form}{ending}", packed(data, ending)) == plain
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_compressed_csv_too(read, ending):
+    assert read(f"ROWS.CSV{ending.upper()}", packed(b"a;b\n1;007\n", ending)) == [(2, {"a": "1", "b": "007"})]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_a_compressed_file_that_ends_too_early_keeps_the_rows_before(tmp_path, form, ending):
+    path = tmp_path / f"rows.{form}{ending}"
+    rows = [{"a": f"{number} {number * 7919}"} for number in range(3000)]
+    path.write_bytes(packed(as_bytes(form, rows), ending)[:-9])
+    *good, last = sources.read(path)
+    assert [row.value for row in good] == rows[: len(good)]
+    assert (last.reject.code, last.cut) == (Code.UNREADABLE, True)
+    assert last.line > good[-1].line if good else last.line == 1
+
+
+def test_what_only_claims_to_be_compressed_is_one_rejected_row(read):
+    assert read("rows.jsonl.gz", '{"a": "1"}') == [(1, Code.UNREADABLE)]
+
+
+@given(
+    rows=st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=40) | st.integers(), max_size=3), max_size=8),
+    indent=st.sampled_from([None, 0, 2]),
+    read_at_once=st.integers(1, 40),
+    broken=st.none() | st.tuples(st.integers(0, 500), st.sampled_from(['"', ",", "]", "{", "", "x"])),
+)
+@settings(max_examples=300, deadline=None)
+def test_an_array_reads_the_same_however_little_of_it_is_in_memory(
+    tmp_path_factory, rows, indent, read_at_once, broken
+):
+    text = json.dumps(rows, indent=indent, ensure_ascii=False)
+    if broken:
+        place = broken[0] % len(text)
+        text = text[:place] + broken[1] + text[place + 1 :]
+    path = tmp_path_factory.mktemp("raw") / "a.json"
+    path.write_text(text, encoding="utf-8", newline="")
+    whole = list(sources.read(path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_rows, "_READ", read_at_once)
+        assert [row[:3] for row in sources.read(path)] == [row[:3] for row in whole]
+
+
 def test_files_are_found_sorted_and_what_cannot_be_read_is_named(tmp_path):
-    names = ["b.json", "a/z.csv", "a.jsonl", "notes.txt", ".gitignore", "README.md", "big.parquet.dvc", ".cache/x.json"]
+    names = [
+        "b.json",
+        "a/z.csv",
+        "a.jsonl",
+        "c.jsonl.gz",
+        "d.gz",
+        "notes.txt",
+        ".gitignore",
+        "README.md",
+        "big.parquet.dvc",
+        ".cache/x.json",
+    ]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     readable, strange = sources.find(tmp_path)
-    assert [path.relative_to(tmp_path).as_posix() for path in readable] == ["a.jsonl", "a/z.csv", "b.json"]
-    assert [path.relative_to(tmp_path).as_posix() for path in strange] == [".cache/x.json", "notes.txt"]
+    assert [path.relative_to(tmp_path).as_posix() for path in readable] == [
+        "a.jsonl",
+        "a/z.csv",
+        "b.json",
+        "c.jsonl.gz",
+    ]
+    assert [path.relative_to(tmp_path).as_posix() for path in strange] == [".cache/x.json", "d.gz", "notes.txt"]
 
 
 def test_a_linked_folder_is_named_not_followed(tmp_path):
@@ -199,7 +286,7 @@ def test_a_linked_folder_is_named_not_followed(tmp_path):
 @pytest.mark.parametrize("name", ["missing.json", "missing.parquet", "rows.xlsx"])
 def test_a_file_that_cannot_be_opened_is_the_users_to_mend(tmp_path, name):
     with pytest.raises(UserError, match=name):
-        list(sources.read(tmp_path / name, name))
+        list(sources.read(tmp_path / name))
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), min_size=1, max_size=6))
@@ -209,4 +296,4 @@ def test_rows_come_back_as_they_were_written(tmp_path_factory, rows):
     (folder / "a.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     (folder / "b.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     for name in ("a.json", "b.jsonl"):
-        assert [row.value for row in sources.read(folder / name, name)] == rows
+        assert [row.value for row in sources.read(folder / name)] == rows

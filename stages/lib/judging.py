@@ -1,0 +1,216 @@
+"""Judge raw rows each by itself: which become records, which are rejected. In parallel, and only what is new.
+
+A block of rows is judged without a look at any other, so blocks can be judged by several processes, and what came of a
+block is remembered under a hash of its text, the params and the code. After an edit only the block that was edited is
+judged again. Neither shows in the result.
+"""
+
+import gc
+import json
+import os
+import signal
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from stages.lib import forms, quality
+from stages.lib.dedupe import Wording
+from stages.lib.errors import UserError
+from stages.lib.raw import RawRow
+from stages.lib.records import Record, to_table
+from stages.lib.rejects import Reject, Rejected
+from stages.lib.sources import Block
+from stages.lib.words import Words
+from stages.params.validate import ValidateParams
+
+_AHEAD = 4  # blocks under way for each process
+_SAID = b"said"
+_CHECKSUM = 16  # bytes
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came of a block. Lines count from the block's first row, and no file is named: it may have moved."""
+
+    fit: pa.Table  # the records, with their `question_id` and the words of `questions`, `inputs` and `answers`
+    rejected: list[Rejected] = field(default_factory=list)
+    unused: Counter[str] = field(default_factory=Counter)  # fields that nothing reads
+    renamed: Counter[str] = field(default_factory=Counter)  # speakers that were mapped to a role
+
+    @property
+    def read(self) -> int:
+        """The rows of the block."""
+        return len(self.fit) + len(self.rejected)
+
+
+def judge(rows: Iterable[RawRow], params: ValidateParams) -> Judged:
+    """Judge some rows."""
+    records, judged = list[Record](), Judged(pa.table({}))
+    for row in rows:
+        record = row.reject or _record(row, params, judged)
+        if isinstance(record, Record):
+            records.append(record)
+            continue
+        # What must not be learned is masked here too: it must not be kept beside the reason.
+        judged.rejected.append(Rejected("", row.line, record, quality.mask(row.value, params), row.cut))
+    return replace(judged, fit=_table(records))
+
+
+def _record(row: RawRow, params: ValidateParams, judged: Judged) -> Record | Reject:
+    parsed = forms.parse(row.value, "", row.line, params.columns)
+    if isinstance(parsed, Reject):
+        return parsed
+    judged.unused.update(parsed.unused)
+    judged.renamed.update(parsed.renamed)
+    return quality.judge(parsed.record, params) or quality.protect(parsed.record, params)
+
+
+def _table(records: list[Record]) -> pa.Table:
+    wording = Wording.of(records)
+    table = to_table(records).append_column(
+        "question_id", pa.array([record.question_id for record in records], pa.string())
+    )
+    for name in ("questions", "inputs", "answers"):
+        words: Words = getattr(wording, name)
+        lists = pa.ListArray.from_arrays(pa.array(words.starts, pa.int32()), pa.array(words.hashes, pa.uint64()))
+        table = table.append_column(name, lists)
+    return table
+
+
+def wording(records: pa.Table, chosen: NDArray[np.bool_]) -> Wording:
+    """What the chosen of the records ask and answer."""
+
+    def words(name: str) -> Words:
+        lengths, hashes, row = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], 0
+        for chunk in records[name].chunks:
+            offsets = np.asarray(chunk.offsets).astype(np.int64)
+            is_chosen = chosen[row : row + len(chunk)]
+            row += len(chunk)
+            its = np.diff(offsets)
+            values = np.asarray(chunk.values)[offsets[0] : offsets[-1]]
+            lengths.append(its[is_chosen])
+            hashes.append(values if is_chosen.all() else values[np.repeat(is_chosen, its)])
+        starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+        return Words(starts, np.concatenate(hashes))
+
+    return Wording(words("questions"), words("inputs"), words("answers"))
+
+
+# --- in parallel, and only what is new
+
+
+def judge_all(blocks: Iterable[Block], params: ValidateParams, memory: Path, workers: int = 1) -> Iterator[Judged]:
+    """Judge blocks in order.
+
+    Args:
+        memory: the folder of what was judged before; what is no longer needed is removed from it.
+        workers: processes that judge; with 1 this process does.
+    """
+    task = _Task(params, memory, _version(params))
+    memory.mkdir(parents=True, exist_ok=True)
+    used = set()
+    for path in _in_processes(task, blocks, workers) if workers > 1 else map(task, blocks):
+        used.add(path.name)
+        yield _loaded(path)
+    for path in memory.iterdir():
+        if path.name not in used:
+            path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Judge one block, or find it judged."""
+
+    params: ValidateParams
+    memory: Path
+    version: str
+
+    def path(self, block: Block) -> Path:
+        """Where the block is remembered."""
+        return self.memory / f"{xxhash.xxh3_128_hexdigest(f'{self.version} {block.digest()}'.encode())}.arrow"
+
+    def __call__(self, block: Block) -> Path:
+        path = self.path(block)
+        if not _is_whole(path):
+            rows = (row._replace(line=row.line - block.first) for row in block.rows())
+            _save(judge(rows, self.params), path)
+        return path
+
+
+def _version(params: ValidateParams) -> str:
+    """What a judgement depends on besides the rows: params, code and the libraries that know about text."""
+    code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    digest = xxhash.xxh3_128_hexdigest(b"\0".join(code))
+    return f"{params.model_dump_json()} {digest} {sys.version} {pa.__version__} {np.__version__}"
+
+
+def _in_processes(task: _Task, blocks: Iterable[Block], workers: int) -> Iterator[Path]:
+    waiting: deque[Future[Path]] = deque()
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker) as pool:
+        try:
+            for block in blocks:
+                waiting.append(pool.submit(task, block))
+                if len(waiting) > workers * _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise UserError("A process that judged rows was killed, as happens when memory runs out.") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and look for garbage less often: rows come and go by the thousand, without cycles."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.set_threshold(100_000)
+
+
+def _save(judged: Judged, path: Path) -> None:
+    """Write a judgement with a checksum behind it, whole or not at all."""
+    said = {
+        "rejected": [one.state() for one in judged.rejected],
+        "unused": judged.unused,
+        "renamed": judged.renamed,
+    }
+    schema = judged.fit.schema.with_metadata({_SAID: json.dumps(said)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(judged.fit.replace_schema_metadata(schema.metadata))
+    body = sink.getvalue()
+    work = path.with_suffix(f".{os.getpid()}.part")
+    with open(work, "wb") as file:
+        file.write(body)
+        file.write(xxhash.xxh3_128_digest(body))
+    work.replace(path)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        data = pa.memory_map(str(path)).read_buffer()
+    except OSError:
+        return False
+    end = len(data) - _CHECKSUM
+    return end > 0 and xxhash.xxh3_128_digest(data[:end]) == data[end:].to_pybytes()
+
+
+def _loaded(path: Path) -> Judged:
+    """A judgement, its table mapped into memory."""
+    table = pa.ipc.open_stream(pa.memory_map(str(path)).read_buffer()).read_all()
+    said = json.loads(table.schema.metadata[_SAID])
+    return Judged(
+        table.replace_schema_metadata(),
+        [Rejected.from_state(state) for state in said["rejected"]],
+        Counter(said["unused"]),
+        Counter(said["renamed"]),
+    )
