@@ -240,6 +240,14 @@ def remarks(validate: Report, format_: Report) -> list[str]:
         flagged = ", ".join(f"{kind} {rows:,}" for kind, rows in sorted(validate.get("flagged", {}).items()))
         if flagged:
             found.append(f"Kept, with a finding flagged or made unreadable, in rows: {flagged}.")
+        if variety := validate.get("variety"):
+            pairs, smaller = page.percent(variety.get("distinct_2")), page.fixed(variety["compression"], 1)
+            found.append(
+                f"Of the word pairs in answers {pairs} are different ones; zlib makes them {smaller} times smaller."
+            )
+        if len(scripts := validate.get("scripts", {})) > 1:
+            shares = ", ".join(f"{name} {rows:,}" for name, rows in sorted(scripts.items(), key=lambda one: -one[1]))
+            found.append(f"Answers by script: {shares}.")
     if format_ is not None:
         rejected = format_["rows"]["rejected"]
         refused = f"; {rejected:,} rows could not be written with it" if rejected else ""

@@ -1,11 +1,11 @@
 """Share clean records out to train, validation and test, so that nothing in test has a twin in train.
 
 Reads   data/clean/records.parquet, data/benchmarks/ (optional)
-Writes  data/splits/{train,validation,test}.parquet, data/splits/rejected.jsonl, reports/split.json
+Writes  data/splits/{train,validation,test}.parquet, data/splits/{rejected,overlaps}.jsonl, reports/split.json
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Splits:
 
     tables: dict[str, pa.Table]
     rejected: list[Rejected]
+    overlaps: list[dict[str, Any]]  # training rows that are kept, and what they share with a question that is held out
     metrics: dict[str, Any]
 
 
@@ -104,10 +105,11 @@ def split(
     """
     rows = Rows.of(table)
     grouping = group(rows, params.group_similarity, near_duplicate)
-    parts = np.array(assign(grouping.ids, params, seed))
+    fixed = _fixed(table, grouping.ids, params.test_files)
+    parts = np.array(assign(grouping.ids, params, seed, fixed))
     across = _like_pairs_across(grouping, parts)
     members = {name: np.flatnonzero(parts == name) for name in NAMES}
-    leaks = _leaks(rows, members, benchmarks, params.contamination)
+    leaks, overlaps = _leaks(rows, members, benchmarks, params.contamination)
     members["train"] = np.setdiff1d(members["train"], list(leaks))
     if not len(members["train"]):
         raise UserError(
@@ -117,7 +119,10 @@ def split(
     if sum(map(len, members.values())) + len(leaks) != len(table):
         raise AssertionError("a record was lost or doubled on its way to the splits")
     sizes = Counter(grouping.ids)
+    is_fixed = np.isin(table["source"].to_numpy(zero_copy_only=False), params.test_files)
     metrics = {name: {"rows": len(numbers)} for name, numbers in members.items()} | {
+        "fixed": {"rows": int(is_fixed.sum()), "like_them": int(np.isin(grouping.ids, list(fixed))[~is_fixed].sum())},
+        "overlaps": {"rows": len(overlaps)},
         "contaminated": {"rows": len(leaks)} | dict(Counter(leak.detail["by"] for leak in leaks.values())),
         "groups": len(sizes),
         "largest_group": max(sizes.values()),
@@ -128,7 +133,19 @@ def split(
     }
     grouped = table.append_column("group", pa.array(grouping.ids, pa.string()))
     tables = {name: grouped.filter(_only(numbers, len(table))) for name, numbers in members.items()}
-    return Splits(tables, _rejected(table, leaks), metrics)
+    return Splits(tables, _rejected(table, leaks), overlaps, metrics)
+
+
+def _fixed(table: pa.Table, groups: Sequence[str], files: Sequence[str]) -> set[str]:
+    """The groups that have a row from a file whose rows are for test."""
+    sources = table["source"].to_pylist()
+    for file in files:
+        if file not in sources:
+            known = ", ".join(sorted(set(sources)))
+            raise UserError(
+                f"params.yaml: split.test_files names {file}, from which no row was kept. Rows come from {known}."
+            )
+    return {group for source, group in zip(sources, groups, strict=True) if source in files}
 
 
 def _only(numbers: Iterable[int], count: int) -> pa.Array:
@@ -194,19 +211,20 @@ def _swollen(heads: Sequence[int], categories: Sequence[str]) -> set[int]:
     return {head for (head, category), rows in shares.items() if rows > max(LARGE, total[category] / 10)}
 
 
-def assign(groups: Sequence[str], params: SplitParams, seed: int) -> list[str]:
+def assign(groups: Sequence[str], params: SplitParams, seed: int, fixed: Collection[str] = ()) -> list[str]:
     """The split of each row's group, drawn from nothing but the group's id and the seed: a new row moves no other.
 
     So each category gets its share only up to chance (of 100 groups at 18 %, 18 ± 4 are for test), where a quota would
     move old rows. Only a part that stays empty, as in a set of twenty rows, takes the group that was drawn next to it.
+    The `fixed` groups are for test, whatever was drawn.
 
     Raises:
         UserError: there are fewer groups than parts.
     """
-    drawn = {name: _draw(name, seed) for name in set(groups)}
+    drawn = {name: _draw(name, seed) for name in set(groups) - set(fixed)}
     order = sorted(drawn, key=lambda name: (drawn[name], name))
     shares = {"test": params.test, "validation": params.validation, "train": 1 - params.test - params.validation}
-    wanted = [name for name, share in shares.items() if share > 0]
+    wanted = [name for name, share in shares.items() if share > 0 and not (fixed and name == "test")]
     if len(order) < len(wanted):
         raise UserError(
             f"{CLEAN}: {len(groups):,} rows in {len(order):,} groups of like rows are too few for "
@@ -219,7 +237,7 @@ def assign(groups: Sequence[str], params: SplitParams, seed: int) -> list[str]:
         if not sizes[missing]:
             spare = [name for name in order if sizes[parts[name]] > 1]
             parts[spare[-1] if missing == "train" else spare[0]] = missing
-    return [parts[name] for name in groups]
+    return [parts.get(name, "test") for name in groups]
 
 
 def _draw(name: str, seed: int) -> float:
@@ -247,8 +265,8 @@ def _like_pairs_across(grouping: Grouping, parts: NDArray[np.str_]) -> int:
 
 def _leaks(
     rows: Rows, members: Mapping[str, NDArray[np.int64]], benchmarks: Mapping[str, str], threshold: float
-) -> dict[int, Reject]:
-    """The training rows that give away a question of the test split or of a benchmark, and how much of it."""
+) -> tuple[dict[int, Reject], list[dict[str, Any]]]:
+    """The training rows that give away a question of the test split or of a benchmark; and those that share a piece."""
     training, turns = rows.wording.take(members["train"]), rows.turns.take(members["train"])
     test = contamination.asked(rows.wording.take(members["test"]))
     sets = (
@@ -257,15 +275,19 @@ def _leaks(
     )
     shares: dict[int, float] = {}
     reasons: dict[int, Reject] = {}
+    shared: dict[int, dict[str, Any]] = {}
     for by, places, questions in sets:
-        for leak in contamination.leaks(training, turns, questions, threshold, are_benchmarks=by == "benchmarks"):
+        found = contamination.find(training, turns, questions, threshold, are_benchmarks=by == "benchmarks")
+        for leak in [*found.leaks, *found.overlaps]:
             row, place = int(members["train"][leak.row]), places[leak.question]
-            if leak.share > shares.get(row, 0):
+            detail = {"question": place, "share": round(leak.share, 3), "longest": leak.longest, "by": by}
+            if leak in found.overlaps:
+                shared.setdefault(row, {"place": rows.places[row]} | detail)
+            elif leak.share > shares.get(row, 0):
                 shares[row] = leak.share
                 reason = f"the row gives away {leak.share:.0%} of the question at {place}"
-                detail = {"question": place, "share": round(leak.share, 3), "by": by}
                 reasons[row] = Reject(Code.CONTAMINATED, reason, detail)
-    return reasons
+    return reasons, [shared[row] for row in sorted(shared) if row not in reasons]
 
 
 def _by_category(categories: Sequence[str], members: Mapping[str, NDArray[np.int64]]) -> dict[str, dict[str, int]]:
@@ -307,6 +329,7 @@ def main() -> None:
             for name, table in splits.tables.items():
                 artifacts.write_parquet(out / f"{name}.parquet", table)
             rejects.write(out / "rejected.jsonl", splits.rejected)
+            artifacts.write_jsonl(out / "overlaps.jsonl", splits.overlaps)
         artifacts.write_json(REPORT, splits.metrics)
         figures["rows"] = len(records)
     without = [name for name, counts in splits.metrics["categories"].items() if not counts["test"]]

@@ -9,6 +9,7 @@ Writes  data/clean/ (records.parquet, rejected.jsonl, remarks.jsonl), reports/va
 import argparse
 import os
 import sys
+import zlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from stages.lib.params import load
 from stages.lib.records import SCHEMA
 from stages.lib.rejects import Code, Reject, Rejected
 from stages.lib.sources import Block
+from stages.lib.words import Words, distinct, ngrams
 from stages.params.validate import ValidateParams
 
 RAW = Path("data/raw")
@@ -35,6 +37,7 @@ CLEAN = Path("data/clean")
 MEMORY = Path(".cache/judged")
 REPORT = Path("reports/validate.json")
 _SHOWN = 10  # places that an error names
+_COMPRESSED = 10_000  # rows
 _LARGE = 8 << 20  # bytes of raw files: from here on, starting other processes pays
 
 
@@ -102,6 +105,8 @@ def validate(raw: Path, params: ValidateParams, memory: Path, workers: int | Non
         "conflicts": {"questions": len(conflicts), "rows": sum(map(len, conflicts))},
         "variations": {"rows": len(varied)},
         "lengths": _lengths(kept["messages"]),
+        "scripts": _sorted(Counter(fit["script"].filter(pa.array(is_left)).to_pylist())),
+        "variety": _variety(kept, judging.wording(fit, is_left).answers),
         "unused_fields": _sorted(ledger.unused),
         "renamed_speakers": _sorted(ledger.renamed),
     }
@@ -336,6 +341,20 @@ def _lengths(messages: pa.ChunkedArray) -> dict[str, dict[str, int]]:
         }
         for name, values in (("prompt", asked), ("answer", answered))
     }
+
+
+def _variety(kept: pa.Table, answers: Words) -> dict[str, float]:
+    """How little the answers repeat themselves: distinct-n (Li et al. 2016, arXiv:1510.03055), and how far zlib gets.
+
+    Answers that all say much the same compress well. The first `_COMPRESSED` rows stand for all.
+    """
+    found = {}
+    for n in (1, 2, 3):
+        runs = ngrams(answers, n)[1]
+        if len(runs):
+            found[f"distinct_{n}"] = round(len(distinct(runs)) / len(runs), 4)
+    said = "\n".join(turns[-1]["content"] for turns in kept["messages"].slice(0, _COMPRESSED).to_pylist()).encode()
+    return found | {"compression": round(len(said) / len(zlib.compress(said, 6)), 2)}
 
 
 def check(files: Iterable[Path], params: ValidateParams) -> list[str]:

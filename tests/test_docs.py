@@ -166,6 +166,7 @@ NAMED_BY_DATA = {
     "gates",
     "rejected",
     "renamed_speakers",
+    "scripts",
     "unused_fields",
 }
 

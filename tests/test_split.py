@@ -330,3 +330,40 @@ def test_the_report_has_no_list_in_it(run):
             yield from values(value) if isinstance(value, dict) else [value]
 
     assert {type(value) for value in values(run(many(50)).metrics)} <= {int, float, np.int64}
+
+
+def test_the_rows_of_a_test_file_are_for_test_and_so_is_what_is_like_them(run):
+    records = many(300)
+    exam = [replace(one, source="exam.jsonl") for one in many(20, seed=5)]
+    twin = replace(exam[0], source="b.json", messages=(Message("user", exam[0].question + " x"), exam[0].messages[1]))
+    splits = run([*records, *exam, twin], test_files=["exam.jsonl"], test=0.0)
+    assert set(splits.tables["test"]["source"].to_pylist()) == {"exam.jsonl", "b.json"}
+    assert splits.tables["test"].num_rows == 21
+    assert splits.metrics["fixed"] == {"rows": 20, "like_them": 1}
+    drawn = run([*records, *exam], test_files=["exam.jsonl"])
+    assert drawn.tables["test"].num_rows > 20
+    others = parts(run(records))
+    assert {key: parts(drawn)[key] for key in others} == others  # a test file moves no other row
+
+
+def test_a_test_file_that_is_not_there_is_named(run):
+    with pytest.raises(UserError, match=r"split\.test_files names exam\.jsonl, .* Rows come from a\.json"):
+        run(many(20), test_files=["exam.jsonl"])
+
+
+def test_a_long_piece_of_a_benchmark_question_is_told_of(run):
+    rng = random.Random(8)
+    question = text(rng, 60).split()
+    records = [*many(100), record(" ".join([*question[:15], text(rng, 20)]), line=500)]
+    splits = run(records, {"exam.jsonl:1": " ".join(question)}, test=0.0, validation=0.0)
+    assert splits.overlaps == [
+        {
+            "place": "a.json:500",
+            "question": "data/benchmarks/exam.jsonl:1",
+            "share": 0.25,
+            "longest": 15,
+            "by": "benchmarks",
+        }
+    ]
+    assert splits.metrics["overlaps"] == {"rows": 1}
+    assert splits.metrics["contaminated"] == {"rows": 0}

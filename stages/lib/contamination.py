@@ -12,8 +12,9 @@ whole of it is a leak, too. A mere part of it that so many rows hold is not seen
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from stages.lib.records import Record
 from stages.lib.words import Hashes, Places, Words, among, hashed_plain, mix, ngrams, stand_in_many
 
 RUN = 8  # words
+LONG = 13  # words in a row (GPT-3, arXiv:2005.14165): told of, even where they are a small part of the question
 MANY = 10  # rows, training rows and questions together
 
 
@@ -32,7 +34,16 @@ class Leak:
 
     row: int
     question: int
-    share: float
+    share: float  # of the question's own words
+    longest: int  # words in a row that both hold
+
+
+@dataclass(frozen=True)
+class Found:
+    """What training rows hold of questions, by row: each with the question that it holds most of."""
+
+    leaks: list[Leak]
+    overlaps: list[Leak]  # no leaks, but with `LONG` words in a row
 
 
 def asked(wording: Wording) -> Words:
@@ -74,22 +85,25 @@ class Turns:
         return Turns(np.searchsorted(rows, self.rows[chosen]), self.texts.take(chosen))
 
 
-def leaks(
-    training: Wording, turns: Turns, questions: Words, threshold: float, are_benchmarks: bool = False
-) -> list[Leak]:
-    """The training rows that give away a question, in order; each with the question that it gives away most of."""
+def find(training: Wording, turns: Turns, questions: Words, threshold: float, are_benchmarks: bool = False) -> Found:
+    """The training rows that give away a question, or a long piece of one."""
     search = _Search.over(training, questions)
-    found = [*_asked_word_for_word(training, turns, questions), *_held_in_part(search, threshold)]
+    parts = list(_held_in_part(search))
+    leaks = [*_asked_word_for_word(training, turns, questions), *(part for part in parts if part.share >= threshold)]
     if are_benchmarks:
-        found += _held_whole(search)
-    return worst_of_each(found)
+        leaks += _held_whole(search)
+    told = {leak.row for leak in leaks}
+    long = [part for part in parts if part.longest >= LONG and part.row not in told]
+    return Found(
+        _worst_of_each(leaks, lambda leak: (leak.share, leak.longest)), _worst_of_each(long, lambda part: part.longest)
+    )
 
 
-def worst_of_each(found: Iterable[Leak]) -> list[Leak]:
-    """For each row, in order, the question that it gives away most of; the first of equals."""
+def _worst_of_each(found: Iterable[Leak], badness: Callable[[Leak], Any]) -> list[Leak]:
+    """For each row, in order, the worst; the first of equals."""
     worst: dict[int, Leak] = {}
     for leak in found:
-        if leak.row not in worst or leak.share > worst[leak.row].share:
+        if leak.row not in worst or badness(leak) > badness(worst[leak.row]):
             worst[leak.row] = leak
     return [worst[row] for row in sorted(worst)]
 
@@ -102,7 +116,8 @@ def _asked_word_for_word(training: Wording, turns: Turns, questions: Words) -> I
         said = texts.fingerprints()
         is_asked = among(said, names) & (np.diff(texts.starts) > 0)
         for row, name in zip(rows[is_asked].tolist(), said[is_asked].tolist(), strict=True):
-            yield Leak(row, numbers[name], 1.0)
+            number = numbers[name]
+            yield Leak(row, number, 1.0, int(questions.starts[number + 1] - questions.starts[number]))
 
 
 @dataclass(frozen=True)
@@ -164,7 +179,8 @@ def _runs_held(training: Wording, runs: Hashes) -> tuple[Places, Hashes]:
     return np.concatenate(rows)[order], np.concatenate(held)[order]
 
 
-def _held_in_part(search: _Search, threshold: float) -> Iterator[Leak]:
+def _held_in_part(search: _Search) -> Iterator[Leak]:
+    """What each row holds of each question, in runs that few rows share."""
     places = defaultdict(list)
     for number, run in enumerate(search.runs.tolist()):
         places[run].append(number)
@@ -175,8 +191,18 @@ def _held_in_part(search: _Search, threshold: float) -> Iterator[Leak]:
             found[row, int(search.questions[number])].update(range(first, first + RUN))
     for (row, question), held in found.items():
         own = int(search.own_words[question])
-        if own >= RUN and (share := int(search.is_own[list(held)].sum()) / own) >= threshold:
-            yield Leak(row, question, share)
+        share = int(search.is_own[list(held)].sum()) / own if own >= RUN else 0.0
+        yield Leak(row, question, share, _longest(held))
+
+
+def _longest(places: Iterable[int]) -> int:
+    """The most places that follow one another."""
+    longest = length = 0
+    before = -1
+    for place in sorted(places):
+        length = length + 1 if place == before + 1 else 1
+        longest, before = max(longest, length), place
+    return longest
 
 
 def _held_whole(search: _Search) -> Iterator[Leak]:
@@ -195,4 +221,4 @@ def _held_whole(search: _Search) -> Iterator[Leak]:
         for row in np.unique(search.rows[order[first[rarest] : last[rarest]]]).tolist():
             begin, end = np.searchsorted(search.rows, [row, row + 1])
             if np.isin(search.runs[its], search.held[begin:end]).all():
-                yield Leak(row, question, 1.0)
+                yield Leak(row, question, 1.0, len(its) + RUN - 1)

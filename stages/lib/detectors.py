@@ -53,8 +53,13 @@ def find(text: str) -> Iterator[Finding]:
             yield Finding(DETECTORS[rank], start, done := -end)
 
 
+def may_hold(text: str) -> bool:
+    """Whether `find` is worth its time: most texts hold no hint, and looking for one is fast."""
+    return bool(_suspected(text if text.isascii() else text.translate(_HALF_WIDTH)))
+
+
 def _suspected(plain: str) -> list[int]:
-    """The detectors that can find something: most texts hold no hint, and looking for one is fast."""
+    """The detectors that can find something."""
     shape = plain.lower().encode("ascii", "replace").translate(_ZEROS)
     found = {rank for hint, ranks in _HINTS.items() if hint in shape for rank in ranks}
     if b"x" * _TOKEN in shape.translate(_TOKENS):

@@ -11,7 +11,7 @@ An optional field that is null or blank counts as absent. Fields that nothing re
 can be counted.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -113,8 +113,11 @@ class _Fields:
         """What the row has, in words."""
         return "it has " + ", ".join(self.shown(name) for name in self._row) if self._row else "it has no field"
 
-    def has(self, name: str) -> bool:
-        return self._row.get(name) is not None
+    def has_any(self, names: Iterable[str]) -> bool:
+        for name in names:  # noqa: SIM110  # this is called for every row, and `any` takes three times as long
+            if self._row.get(name) is not None:
+                return True
+        return False
 
     def get(self, name: str) -> Any:
         self._read.add(name)
@@ -132,7 +135,9 @@ class _Fields:
     def optional(self, name: str) -> str | None:
         """A text, or None where it is missing, null or blank."""
         value = self.get(name)
-        text = "" if value is None else self.as_text(value, f'"{self.shown(name)}"')
+        if value is None:
+            return None
+        text = self.as_text(value, f'"{self.shown(name)}"')
         return None if is_blank(text) else text
 
     def as_text(self, value: Any, what: str) -> str:
@@ -155,7 +160,7 @@ class _Fields:
 
     def unused(self) -> tuple[str, ...]:
         """The fields that hold something and that nothing read."""
-        rest = {self.shown(name) for name in self._row if self.has(name) and name not in self._read}
+        rest = {self.shown(name) for name in self._row.keys() - self._read if self._row[name] is not None}
         return tuple(sorted(rest | self._strange))
 
 
@@ -174,7 +179,7 @@ def _kind(value: Any) -> str:
 def _conversation(fields: _Fields) -> tuple[list[Message], str | None]:
     """The messages in order, and what stood in an alpaca row's `input`."""
     for needed, reader in _FORMS:
-        if any(fields.has(name) for name in needed):
+        if fields.has_any(needed):
             messages, own = reader(fields)
             break
     else:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from stages.lib import forms, quality
+from stages.lib import forms, quality, scripts
 from stages.lib.dedupe import Wording
 from stages.lib.errors import UserError
 from stages.lib.raw import RawRow
@@ -42,7 +42,7 @@ _CHECKSUM = 16  # bytes
 class Judged:
     """What came of a block. Lines count from the block's first row, and no file is named: it may have moved."""
 
-    fit: pa.Table  # the records, with their `question_id` and the words of `questions`, `inputs` and `answers`
+    fit: pa.Table  # the records; `question_id`, `script` of the answer; words of `questions`, `inputs` and `answers`
     rejected: list[Rejected] = field(default_factory=list)
     unused: Counter[str] = field(default_factory=Counter)  # fields that nothing reads
     renamed: Counter[str] = field(default_factory=Counter)  # speakers that were mapped to a role
@@ -77,9 +77,13 @@ def _record(row: RawRow, params: ValidateParams, judged: Judged) -> Record | Rej
 
 def _table(records: list[Record]) -> pa.Table:
     wording = Wording.of(records)
-    table = to_table(records).append_column(
-        "question_id", pa.array([record.question_id for record in records], pa.string())
-    )
+    more = {
+        "question_id": [record.question_id for record in records],
+        "script": [scripts.main_script(record.answer) for record in records],
+    }
+    table = to_table(records)
+    for name, values in more.items():
+        table = table.append_column(name, pa.array(values, pa.string()))
     for name in ("questions", "inputs", "answers"):
         words: Words = getattr(wording, name)
         lists = pa.ListArray.from_arrays(pa.array(words.starts, pa.int32()), pa.array(words.hashes, pa.uint64()))

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from stages.lib import scripts
-from stages.lib.detectors import Detector, find
+from stages.lib.detectors import Detector, find, may_hold
 from stages.lib.forms import LANGUAGE
 from stages.lib.records import Message, Record
 from stages.lib.rejects import Code, Reject
@@ -156,7 +156,10 @@ RULES: tuple[Rule, ...] = (
 
 def judge(record: Record, params: ValidateParams) -> Reject | None:
     """What the first rule that fires says."""
-    return next((reject for rule in RULES if (reject := rule(record, params))), None)
+    for rule in RULES:
+        if reject := rule(record, params):
+            return reject
+    return None
 
 
 def _turn(record: Record, number: int) -> str:
@@ -170,6 +173,8 @@ def _turn(record: Record, number: int) -> str:
 
 def protect(record: Record, params: ValidateParams) -> Record | Reject:
     """Flag, redact or refuse a record that holds secrets or personal data, as the params say."""
+    if not may_hold("\n".join([message.content for message in record.messages])):
+        return record
     found = {finding.detector for message in record.messages for finding in find(message.content)}
     kinds = sorted(found, key=lambda detector: (detector.code is not Code.SECRET, detector.kind))
     for detector in kinds:

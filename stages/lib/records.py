@@ -95,7 +95,7 @@ class Record:
 
 
 def _hash(messages: Iterable[Message]) -> str:
-    said = "\0".join(f"{message.role}\0{message.plain}" for message in messages)
+    said = "\0".join([part for message in messages for part in (message.role, message.plain)])
     return xxhash.xxh3_128_hexdigest(said.encode("utf-8", "surrogatepass"))
 
 

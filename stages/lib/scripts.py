@@ -21,6 +21,19 @@ _OF = {
     "ta": "Tamil",
     "th": "Thai",
 }
+_COMMON = (
+    "Latin",
+    "Han",
+    "Hiragana",
+    "Katakana",
+    "Hangul",
+    "Cyrillic",
+    "Arabic",
+    "Devanagari",
+    "Greek",
+    "Hebrew",
+    "Thai",
+)
 _LETTERS = 10  # in fewer there is too little to tell by: a name, a code
 
 
@@ -35,3 +48,14 @@ def share_of(text: str, language: str) -> float | None:
         return None
     its = "".join(rf"\p{{{script}}}" for script in scripts.split())
     return len(regex.findall(rf"[{its}]", text)) / letters
+
+
+def main_script(text: str) -> str:
+    """The script of most of a text's letters; `none` where it has none, `other` where it is none of the common ones."""
+    if text.isascii():
+        return "Latin" if text.lower() != text.upper() else "none"
+    if not regex.search(r"\p{L}", text):
+        return "none"
+    counts = {script: len(regex.findall(rf"\p{{{script}}}", text)) for script in _COMMON}
+    most = max(counts, key=lambda script: counts[script])
+    return most if counts[most] else "other"

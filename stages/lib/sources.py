@@ -110,6 +110,9 @@ def blocks(path: Path) -> Iterator[Block]:
         raise UserError(f"{path}: only {ENDINGS} files can be read{_PACKED}.")
     empty = True
     try:
+        if wide := _wide(path):
+            yield Block(1, [RawRow(1, None, Reject(Code.NOT_UTF8, f"{wide}; nothing of it was read"), cut=True)])
+            return
         for block in reader(path):
             empty = False
             yield block
@@ -117,6 +120,21 @@ def blocks(path: Path) -> Iterator[Block]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
     if empty:
         yield Block(1, [RawRow(1, None, Reject(Code.EMPTY_FILE, "the file holds no row"))])
+
+
+def _wide(path: Path) -> str | None:
+    """What to say of a file whose characters take two bytes each, as some Windows programs save text."""
+    if _ending(path) == ".parquet":
+        return None
+    try:
+        with streams.opened(path) as file:
+            head = file.read1(64)
+    except streams.Damaged:
+        return None  # who reads the rows finds out, too
+    is_wide = head.startswith((b"\xff\xfe", b"\xfe\xff")) or (
+        len(head) > 3 and 0 in (head[0], head[1]) and 0 in head[2:4]
+    )
+    return "the file is UTF-16, not UTF-8" if is_wide else None
 
 
 def _json(path: Path) -> Iterator[Block]:

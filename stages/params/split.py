@@ -12,6 +12,7 @@ class SplitParams(Section, section="split"):
 
     validation: Annotated[Real, Field(ge=0, lt=1), Usual(0.05, 0.1)]
     test: Annotated[Real, Field(ge=0, lt=1), Usual(0.05, 0.2)]
+    test_files: list[str]
     group_similarity: Annotated[Real, Field(gt=0, le=1), Usual(0.4, 0.7)]
     contamination: Annotated[Real, Field(gt=0, le=1), Usual(0.4, 0.8)]
 

@@ -17,8 +17,11 @@ def record(question, answer="fine", own=None):
 
 
 def leaks(training, questions, threshold, **kind):
-    found = contamination.leaks(Wording.of(training), Turns.of(training), hashed(questions), threshold, **kind)
-    return found
+    return find(training, questions, threshold, **kind).leaks
+
+
+def find(training, questions, threshold, **kind):
+    return contamination.find(Wording.of(training), Turns.of(training), hashed(questions), threshold, **kind)
 
 
 def caught(training, questions, threshold=0.5, **kind):
@@ -146,3 +149,14 @@ def test_a_question_in_the_midst_of_a_conversation_is_given_away_too():
 def test_nothing_leaks_where_there_is_nothing(training, questions):
     assert caught(training, questions) == []
     assert caught(training, questions, are_benchmarks=True) == []
+
+
+def test_thirteen_words_in_a_row_are_told_of_though_they_are_no_leak():
+    rng = random.Random(10)
+    question, other = text(rng, 80).split(), text(rng, 80)
+    training = [
+        record(" ".join([text(rng, 20), *question[10 : 10 + words], text(rng, 20)])) for words in (12, 13, 30, 60)
+    ]
+    found = find(training, [other, " ".join(question)], 0.5)
+    assert [(one.row, one.question, one.longest) for one in found.overlaps] == [(1, 1, 13), (2, 1, 30)]
+    assert [(one.row, one.question, one.longest) for one in found.leaks] == [(3, 1, 60)]

@@ -148,8 +148,9 @@ def test_a_key_that_is_not_known_is_named_with_the_one_that_was_meant(written, o
         ("  pack: true", "", "tokenize.pack is missing; true or false is allowed."),
         ("  lora:\n", "  lora: 3\n  zzz:\n", f"train.lora is 3; a block of keys is allowed here.\n"
          f"       params.yaml: train.zzz is not a known key; known here are {TRAIN_KEYS}."),
-        ("  test: 0.17", "  test: 0.95", 'split is {"validation": 0.07, "test": 0.95, "group_similarity": 0.5, '
-         '"contamination": 0.5}; validation and test together must stay below 1, so that rows are left to train on.'),
+        ("  test: 0.17", "  test: 0.95", 'split is {"validation": 0.07, "test": 0.95, "test_files": [], '
+         '"group_similarity": 0.5, "contamination": 0.5}; '
+         "validation and test together must stay below 1, so that rows are left to train on."),
         ("per_byte.high, at_most: 0.0", "per_byte.high", 'merge.gates.1 is {"metric": "interval.bits_per_byte.high"}; '
          "a gate needs at_least or at_most."),
         ("- {metric: difference.exact_match, at_least: 0.0}", "- exact_match", 'merge.gates.0 is "exact_match"; '

@@ -104,6 +104,16 @@ def test_another_file_that_is_not_utf8_is_one_rejected_row_at_the_bad_byte(read,
     assert read(name, text.encode("gbk")) == [(2, Code.NOT_UTF8)]
 
 
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.csv"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_file_saved_as_utf_16_is_called_so(tmp_path, name, encoding):
+    path = tmp_path / name
+    path.write_bytes("instruction,output\n1,2\n".encode(encoding))
+    (row,) = sources.read(path)
+    assert (row.line, row.reject.code, row.cut) == (1, Code.NOT_UTF8, True)
+    assert row.reject.reason == "the file is UTF-16, not UTF-8; nothing of it was read"
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [("a.json", ""), ("a.json", " \n"), ("a.json", "[]"), ("a.jsonl", ""), ("a.csv", ""), ("a.csv", "instruction\n")],
