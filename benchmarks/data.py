@@ -81,10 +81,10 @@ def _changed(row: Row, place: int, kind: float, vocabulary: list[str], rng: rand
     return replace(row, question=" ".join(words), repeats=place)
 
 
-def likeness(one: Row, other: Row) -> float:
-    """Jaccard similarity of word 3-grams, blind to case and spacing, in what is asked besides the instruction."""
+def likeness(one: Row, other: Row, own: bool = True) -> float:
+    """Jaccard similarity of word 3-grams, blind to case and spacing, in what is asked or in what is own of it."""
     a, b = (
-        {tuple(words[at : at + 3]) for at in range(max(0, row.shared - 2), len(words) - 2)}
+        {tuple(words[at : at + 3]) for at in range(max(0, row.shared - 2) if own else 0, len(words) - 2)}
         for row in (one, other)
         if (words := row.question.lower().split())
     )
@@ -186,7 +186,7 @@ def quality(folder: Path, rows: list[Row]) -> str:
     found = sum(number in gone or rows[number].repeats in gone for number in planted)
     near = [one for one in rejected if one["code"] == "near-duplicate"]
     pairs = ((one["line"] - 1, int(one["detail"]["repeats"].rpartition(":")[2]) - 1) for one in near)
-    right = sum(likeness(rows[one], rows[other]) >= AT for one, other in pairs)
+    right = sum(likeness(rows[one], rows[other], own=False) >= AT for one, other in pairs)
     return (
         f"{len(rejected):,} rejected, {len(near):,} of them near-duplicates · recall {found / len(planted):.4f} "
         f"of {len(planted):,} · precision {right / len(near):.4f}"

@@ -34,6 +34,7 @@ from stages.lib.words import Words
 from stages.params.validate import ValidateParams
 
 _AHEAD = 4  # blocks under way for each process
+_HERE = 2  # new blocks that are judged before other processes are started
 _SAID = b"said"
 _CHECKSUM = 16  # bytes
 
@@ -123,7 +124,9 @@ def judge_all(blocks: Iterable[Block], params: ValidateParams, memory: Path, wor
     task = _Task(params, memory, _version(params))
     memory.mkdir(parents=True, exist_ok=True)
     used = set()
-    for path in _in_processes(task, blocks, workers) if workers > 1 else map(task, blocks):
+    for path in (
+        _in_processes(task, blocks, workers) if workers > 1 else (task(task.path(block), block) for block in blocks)
+    ):
         used.add(path.name)
         yield _loaded(path)
     for path in memory.iterdir():
@@ -143,8 +146,7 @@ class _Task:
         """Where the block is remembered."""
         return self.memory / f"{xxhash.xxh3_128_hexdigest(f'{self.version} {block.digest()}'.encode())}.arrow"
 
-    def __call__(self, block: Block) -> Path:
-        path = self.path(block)
+    def __call__(self, path: Path, block: Block) -> Path:
         if not _is_whole(path):
             rows = (row._replace(line=row.line - block.first) for row in block.rows())
             _save(judge(rows, self.params), path)
@@ -159,19 +161,28 @@ def _version(params: ValidateParams) -> str:
 
 
 def _in_processes(task: _Task, blocks: Iterable[Block], workers: int) -> Iterator[Path]:
-    waiting: deque[Future[Path]] = deque()
+    """Judge in other processes what is not remembered; the first few blocks here: starting a process takes longer."""
+    waiting: deque[Path | Future[Path]] = deque()
+    here = _HERE
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker) as pool:
         try:
             for block in blocks:
-                waiting.append(pool.submit(task, block))
+                path = task.path(block)
+                is_new = not _is_whole(path)
+                waiting.append(pool.submit(task, path, block) if is_new and not here else task(path, block))
+                here -= is_new and here > 0
                 if len(waiting) > workers * _AHEAD:
-                    yield waiting.popleft().result()
+                    yield _done(waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield _done(waiting.popleft())
         except BrokenProcessPool:
             raise UserError("A process that judged rows was killed, as happens when memory runs out.") from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _done(path: "Path | Future[Path]") -> Path:
+    return path if isinstance(path, Path) else path.result()
 
 
 def _start_worker() -> None:

@@ -82,6 +82,15 @@ def test_two_processes_give_what_one_gives(run, tmp_path):
     assert run(workers=2) == alone
 
 
+def test_after_an_edit_no_other_process_is_started(run, raw, judged_rows, monkeypatch):
+    run(workers=2)
+    with raw.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row(random.Random(3))) + "\n")
+    monkeypatch.setattr(judging, "_start_worker", pytest.fail)  # no function of a module: it could not be sent there
+    run(workers=2)
+    assert 0 < sum(judged_rows) < 80
+
+
 def test_what_was_judged_is_not_judged_again(run, judged_rows):
     first = run()
     assert sum(judged_rows) == 400
@@ -127,13 +136,14 @@ def test_what_is_damaged_is_judged_again(run, judged_rows, tmp_path, damage):
     assert len(judged_rows) == 1
 
 
-def test_a_process_that_is_killed_is_told_in_a_sentence(raw, tmp_path, params_for):
+def test_a_process_that_is_killed_is_told_in_a_sentence(raw, tmp_path, params_for, monkeypatch):
     """As Linux does when memory runs out."""
     params = params_for("validate")
+    monkeypatch.setattr(judging, "_HERE", 0)
     with pytest.raises(UserError, match="was killed"):
         list(judging._in_processes(_Killed(params, tmp_path, ""), sources.blocks(raw), 2))
 
 
 class _Killed(judging._Task):
-    def __call__(self, block):
+    def __call__(self, path, block):
         os._exit(9)
