@@ -119,9 +119,10 @@ def split(
     if sum(map(len, members.values())) + len(leaks) != len(table):
         raise AssertionError("a record was lost or doubled on its way to the splits")
     sizes = Counter(grouping.ids)
-    is_fixed = np.isin(table["source"].to_numpy(zero_copy_only=False), params.test_files)
+    in_fixed = sum(name in fixed for name in grouping.ids) if fixed else 0
+    of_files = sum(source in params.test_files for source in table["source"].to_pylist()) if fixed else 0
     metrics = {name: {"rows": len(numbers)} for name, numbers in members.items()} | {
-        "fixed": {"rows": int(is_fixed.sum()), "like_them": int(np.isin(grouping.ids, list(fixed))[~is_fixed].sum())},
+        "fixed": {"rows": of_files, "like_them": in_fixed - of_files},
         "overlaps": {"rows": len(overlaps)},
         "contaminated": {"rows": len(leaks)} | dict(Counter(leak.detail["by"] for leak in leaks.values())),
         "groups": len(sizes),
@@ -138,6 +139,8 @@ def split(
 
 def _fixed(table: pa.Table, groups: Sequence[str], files: Sequence[str]) -> set[str]:
     """The groups that have a row from a file whose rows are for test."""
+    if not files:
+        return set()
     sources = table["source"].to_pylist()
     for file in files:
         if file not in sources:
@@ -278,10 +281,10 @@ def _leaks(
     shared: dict[int, dict[str, Any]] = {}
     for by, places, questions in sets:
         found = contamination.find(training, turns, questions, threshold, are_benchmarks=by == "benchmarks")
-        for leak in [*found.leaks, *found.overlaps]:
+        for leak, is_leak in [*((one, True) for one in found.leaks), *((one, False) for one in found.overlaps)]:
             row, place = int(members["train"][leak.row]), places[leak.question]
             detail = {"question": place, "share": round(leak.share, 3), "longest": leak.longest, "by": by}
-            if leak in found.overlaps:
+            if not is_leak:
                 shared.setdefault(row, {"place": rows.places[row]} | detail)
             elif leak.share > shares.get(row, 0):
                 shares[row] = leak.share

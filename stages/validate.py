@@ -106,7 +106,7 @@ def validate(raw: Path, params: ValidateParams, memory: Path, workers: int | Non
         "variations": {"rows": len(varied)},
         "lengths": _lengths(kept["messages"]),
         "scripts": _sorted(Counter(fit["script"].filter(pa.array(is_left)).to_pylist())),
-        "variety": _variety(kept, judging.wording(fit, is_left).answers),
+        "variety": _variety(kept, judging.words_of(fit["answers"], is_left)),
         "unused_fields": _sorted(ledger.unused),
         "renamed_speakers": _sorted(ledger.renamed),
     }

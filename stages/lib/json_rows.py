@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from stages.lib import streams
-from stages.lib.raw import RawRow, broken, not_utf8
+from stages.lib.raw import EXCERPT, RawRow, broken, not_utf8
 from stages.lib.rejects import Code, Reject
 
 _SPACE = " \t\r\n"  # JSON's own blanks
@@ -22,7 +22,6 @@ _HEAD = 1 << 20  # bytes that may be looked at to tell the form
 _READ = 1 << 20  # characters read at once
 _LONGEST = 1 << 28  # characters of one row: then it is no row, but an error that would swallow the rest of the file
 _LITERAL = 16  # characters: an error so near to the end of what was read may be no error when more is
-_EXCERPT = 1000
 _BLANKS = re.compile(f"[{_SPACE}]*")
 
 
@@ -35,7 +34,7 @@ def has_one_object_a_line(path: Path) -> bool:
                 head += more
     except streams.Damaged:
         pass  # who reads the rows finds out, too
-    lines = list(islice(filter(None, (line.strip() for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n"))), 2))
+    lines = list(islice(filter(None, (line.strip() for line in head.removeprefix(streams.BOM).split(b"\n"))), 2))
     return bool(lines) and not lines[0].startswith(b"[") and any(map(_is_object, lines))
 
 
@@ -161,7 +160,7 @@ class _Window:
         column = at - self._text.rfind("\n", 0, at)
         if column == at + 1:  # there is no line feed in the stretch
             column += self._gone
-        return _Fault(f"{what} (column {column})", self._line_of(at), self._text[at : at + _EXCERPT])
+        return _Fault(f"{what} (column {column})", self._line_of(at), self._text[at : at + EXCERPT])
 
     def _line_of(self, at: int) -> int:
         return self._line + self._text.count("\n", self._counted, at)

@@ -94,21 +94,21 @@ def _table(records: list[Record]) -> pa.Table:
 
 def wording(records: pa.Table, chosen: NDArray[np.bool_]) -> Wording:
     """What the chosen of the records ask and answer."""
+    return Wording(*(words_of(records[name], chosen) for name in ("questions", "inputs", "answers")))
 
-    def words(name: str) -> Words:
-        lengths, hashes, row = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], 0
-        for chunk in records[name].chunks:
-            offsets = np.asarray(chunk.offsets).astype(np.int64)
-            is_chosen = chosen[row : row + len(chunk)]
-            row += len(chunk)
-            its = np.diff(offsets)
-            values = np.asarray(chunk.values)[offsets[0] : offsets[-1]]
-            lengths.append(its[is_chosen])
-            hashes.append(values if is_chosen.all() else values[np.repeat(is_chosen, its)])
-        starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-        return Words(starts, np.concatenate(hashes))
 
-    return Wording(words("questions"), words("inputs"), words("answers"))
+def words_of(column: pa.ChunkedArray, chosen: NDArray[np.bool_]) -> Words:
+    """The words that one of the three columns holds for the chosen records."""
+    lengths, hashes, row = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], 0
+    for chunk in column.chunks:
+        offsets = np.asarray(chunk.offsets).astype(np.int64)
+        is_chosen = chosen[row : row + len(chunk)]
+        row += len(chunk)
+        its = np.diff(offsets)
+        values = np.asarray(chunk.values)[offsets[0] : offsets[-1]]
+        lengths.append(its[is_chosen])
+        hashes.append(values if is_chosen.all() else values[np.repeat(is_chosen, its)])
+    return Words(np.concatenate([[0], np.cumsum(np.concatenate(lengths))]), np.concatenate(hashes))
 
 
 # --- in parallel, and only what is new
@@ -168,9 +168,13 @@ def _in_processes(task: _Task, blocks: Iterable[Block], workers: int) -> Iterato
         try:
             for block in blocks:
                 path = task.path(block)
-                is_new = not _is_whole(path)
-                waiting.append(pool.submit(task, path, block) if is_new and not here else task(path, block))
-                here -= is_new and here > 0
+                if _is_whole(path):
+                    waiting.append(path)
+                elif here:
+                    waiting.append(task(path, block))
+                    here -= 1
+                else:
+                    waiting.append(pool.submit(task, path, block))
                 if len(waiting) > workers * _AHEAD:
                     yield _done(waiting.popleft())
             while waiting:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from stages.lib import streams
 from stages.lib.rejects import Code, Reject
 
-_EXCERPT = 1000  # characters of a broken text that are kept with its reason
+EXCERPT = 1000  # characters of a broken text that are kept with its reason
 _AROUND = 40  # characters, on each side of a bad byte
 
 
@@ -21,7 +21,7 @@ class RawRow(NamedTuple):
 def broken(line: int, text: str, reason: str, code: Code = Code.JSON_SYNTAX, cut: bool = False) -> RawRow:
     """A row that could not be decoded, with the beginning of its text."""
     reason += "; nothing after it was read" if cut else ""
-    return RawRow(line, streams.readable(text[:_EXCERPT]), Reject(code, reason), cut)
+    return RawRow(line, streams.readable(text[:EXCERPT]), Reject(code, reason), cut)
 
 
 def not_utf8(line: int, text: str, cut: bool = False) -> RawRow | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 PACKED = {".gz": "gzip", ".zst": "zstd"}
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _ESCAPED = re.compile("[\udc80-\udcff]")  # Python's "surrogateescape"
 
 
@@ -53,7 +53,7 @@ class _Unpacked(io.RawIOBase):
 def lines(path: Path) -> Iterator[bytes]:
     """The lines of the file, with their ends, without a byte order mark."""
     with opened(path) as file:
-        yield file.readline().removeprefix(_BOM)
+        yield file.readline().removeprefix(BOM)
         yield from file
 
 
