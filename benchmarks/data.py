@@ -100,6 +100,7 @@ def workspace(folder: Path, rows: list[Row]) -> None:
         YAML().dump(settings, file)
     raw = folder / "data/raw"
     raw.mkdir(parents=True)
+    shutil.copy(ROOT / "data/unsafe.txt", raw.parent)
     with (raw / "rows.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"instruction": row.question, "output": row.answer}) + "\n" for row in rows)
 

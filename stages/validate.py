@@ -1,6 +1,6 @@
 """Turn raw rows of any known form into clean records, and account for every row that is left out.
 
-Reads   data/raw/ (JSON, JSONL, CSV, Parquet, in folders as you like)
+Reads   data/raw/ (JSON, JSONL, CSV, Parquet, in folders as you like), data/unsafe.txt (phrases to look for)
 Writes  data/clean/ (records.parquet, rejected.jsonl, remarks.jsonl), reports/validate.json
 
 `python -m stages.validate --check FILE…` only tells what is wrong with the rows of these files, and writes nothing.
@@ -26,9 +26,10 @@ from stages.lib import artifacts, dedupe, experiments, forms, judging, quality, 
 from stages.lib.errors import UserError, run, warn
 from stages.lib.judging import Judged
 from stages.lib.params import load
-from stages.lib.records import SCHEMA
+from stages.lib.records import SCHEMA, from_table
 from stages.lib.rejects import Code, Reject, Rejected
 from stages.lib.sources import Block
+from stages.lib.unsafe import Watch
 from stages.lib.words import Words, distinct, ngrams
 from stages.params.validate import ValidateParams
 
@@ -78,8 +79,8 @@ def validate(raw: Path, params: ValidateParams, memory: Path, workers: int | Non
     Raises:
         UserError: nothing to read, nothing left, too many rejects, or conflicting answers where the params forbid them.
     """
-    ledger = Ledger()
-    fit = _fit(raw, params, memory, workers, ledger)
+    ledger, watch = Ledger(), Watch.over(params.unsafe)
+    fit = _fit(raw, params, watch, memory, workers, ledger)
     rows = Rows(fit["source"], fit["line"])
     dropped, latest = _exact_duplicates(rows, fit["id"].to_pylist())
     conflicts = _conflicts(fit["question_id"].to_pylist(), dropped)
@@ -90,7 +91,7 @@ def validate(raw: Path, params: ValidateParams, memory: Path, workers: int | Non
     dropped |= repeats
     is_left[list(repeats)] = False
     kept = fit.filter(pa.array(is_left)).select(SCHEMA.names)
-    remarks = _remarks(rows, fit["tags"], is_left, conflicts, varied, params)
+    remarks = _remarks(rows, fit, is_left, conflicts, varied, params, watch)
     ledger.rejected += _rejected(fit.filter(pa.array(~is_left)), [dropped[row] for row in sorted(dropped)])
     read = ledger.read.total()
     if read != len(kept) + len(ledger.rejected):
@@ -113,7 +114,9 @@ def validate(raw: Path, params: ValidateParams, memory: Path, workers: int | Non
     return Outcome(kept, ledger.rejected, remarks, metrics)
 
 
-def _fit(raw: Path, params: ValidateParams, memory: Path, workers: int | None, ledger: Ledger) -> pa.Table:
+def _fit(
+    raw: Path, params: ValidateParams, watch: Watch, memory: Path, workers: int | None, ledger: Ledger
+) -> pa.Table:
     """The records of all rows that can be learned from, each judged by itself; what is not is rejected."""
     files, strange = sources.find(raw)
     if not files:
@@ -125,7 +128,7 @@ def _fit(raw: Path, params: ValidateParams, memory: Path, workers: int | None, l
     places = deque[tuple[str, int]]()  # file and first line of the blocks under way
     tables = []
     with tqdm(desc="validate", unit=" rows", disable=None, leave=False) as bar:
-        for judged in judging.judge_all(_blocks(raw, files, places), params, memory, workers):
+        for judged in judging.judge_all(_blocks(raw, files, places), params, watch, memory, workers):
             source, first = places.popleft()
             tables.append(_placed(judged.fit, source, first))
             ledger.take(judged, source, first)
@@ -234,11 +237,12 @@ def _near_duplicates(
 
 def _remarks(
     rows: Rows,
-    tags: pa.ChunkedArray,
+    fit: pa.Table,
     is_kept: NDArray[np.bool_],
     conflicts: list[list[int]],
     varied: Mapping[int, str],
     params: ValidateParams,
+    watch: Watch,
 ) -> list[dict[str, Any]]:
     """What a person should look at among the rows that are kept: `about`, where, and why."""
     said: list[tuple[int, str, str]] = []
@@ -249,8 +253,14 @@ def _remarks(
             said.append((row, "conflict", f"{others} answers the same question differently"))
     contested = {row for row, *_ in said}
     said += [(row, "variation", why) for row, why in varied.items() if row not in contested]
-    for row in np.flatnonzero(is_kept & (pc.list_value_length(tags).to_numpy() > 0)).tolist():
-        for code, kind in _findings(tags[row].as_py()):
+    for row in np.flatnonzero(is_kept & (pc.list_value_length(fit["tags"]).to_numpy() > 0)).tolist():
+        found = list(_findings(fit["tags"][row].as_py()))
+        if any(code == Code.UNSAFE for code, _ in found):
+            (record,) = from_table(fit.slice(row, 1))
+            said += [(row, Code.UNSAFE, finding.reason) for finding in watch.find(record)]
+        for code, kind in found:
+            if code == Code.UNSAFE:
+                continue
             action = params.secrets if code == Code.SECRET else params.personal_data
             what = f"what looks like {quality.with_article(kind)}"
             said.append((row, code, f"{what} was blacked out" if action == "redact" else f"the row holds {what}"))
@@ -320,10 +330,10 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
 
 
 def _findings(tags: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The secrets and personal data that records are tagged with: code and kind."""
+    """The secrets, personal data and unsafe content that records are tagged with: code and kind."""
     for tag in tags:
         code, _, kind = tag.partition(":")
-        if kind and code in (Code.SECRET, Code.PERSONAL_DATA):
+        if kind and code in (Code.SECRET, Code.PERSONAL_DATA, Code.UNSAFE):
             yield code, kind
 
 
@@ -360,9 +370,9 @@ def _variety(kept: pa.Table, answers: Words) -> dict[str, float]:
 def check(files: Iterable[Path], params: ValidateParams) -> list[str]:
     """What is wrong with the rows of some files, each judged by itself, and which of them repeat another exactly."""
     first: dict[str, str] = {}
-    problems = []
+    problems, watch = [], Watch.over(params.unsafe)
     for path in files:
-        judged = judging.judge(sources.read(path), params)
+        judged = judging.judge(sources.read(path), params, watch)
         found = [(one.line, one.reject) for one in judged.rejected]
         for name, line in zip(judged.fit["id"].to_pylist(), judged.fit["line"].to_pylist(), strict=True):
             place = f"{path.as_posix()}:{line}"

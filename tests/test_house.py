@@ -5,6 +5,8 @@ import itertools
 import re
 import subprocess
 import sys
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from tools.dvc_deps import closure, code_deps, imported
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "stages").rglob("*.py"))
 DVC_YAML = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 PIPELINE = DVC_YAML["stages"]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
 LIGHT = ("validate", "split", "format", "tokenize", "report")
@@ -51,6 +54,11 @@ def documented(stage, heading):
         # The odd parts stood in braces, in the even ones a comma ends the path.
         parts[::2] = [part[:1] for part in parts[::2]]
         yield from ("".join(choice).rstrip("./*") for choice in itertools.product(*parts))
+
+
+def filled(dep):
+    """A path of dvc.yaml with params put in for `${section.key}`."""
+    return re.sub(r"\$\{([\w.]+)\}", lambda found: reduce(getitem, found[1].split("."), PARAMS), dep)
 
 
 def covered(path, tracked):
@@ -114,7 +122,7 @@ def test_dvc_watches_the_params_that_a_stage_loads(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_dvc_watches_the_files_that_a_stage_says_it_reads(stage):
     reads = set(documented(stage, "Reads"))
-    deps = {dep for dep in PIPELINE[stage]["deps"] if not dep.startswith("stages/")}
+    deps = {filled(dep) for dep in PIPELINE[stage]["deps"] if not dep.startswith("stages/")}
     assert {path for path in reads if not covered(path, deps)} == set()
     assert {dep for dep in deps if not any(covered(path, [dep]) for path in reads)} == set()
 

@@ -59,6 +59,11 @@ def places(outcome):
     return [(f"{one.source}:{one.line}", one.reject.code) for one in rejects.ordered(outcome.rejected)]
 
 
+UNSAFE = {"action": "drop", "lexicon": str(ROOT / "data/unsafe.txt")} | {
+    "classifier": None,
+    "labels": ["toxic"],
+    "threshold": 0.5,
+}
 GOOD = alpaca("What time do you open on Sundays?", "At ten.")
 
 # One planted row for each code, in English and Chinese: it is the second of two rows, and the only one rejected.
@@ -86,6 +91,7 @@ PLANTED = [
     (Code.TOO_LONG, alpaca(answer=ANSWER * 20), alpaca(QUESTION_ZH, ANSWER_ZH * 50)),
     (Code.SECRET, alpaca("My key AKIAIOSFODNN7EXAMPLE fails"), alpaca("密钥AKIAIOSFODNN7EXAMPLE不行", ANSWER_ZH)),
     (Code.PERSONAL_DATA, alpaca("I am anna@fjordpost.com"), alpaca("我的手机是13800138000", ANSWER_ZH)),
+    (Code.UNSAFE, alpaca(answer="Oh, KILL  yourself!"), alpaca(QUESTION_ZH, "你去死吧。")),
     (Code.JSON_SYNTAX, '{"instruction": "q",}', '{"instruction": "问", "instruction": "题"}'),
     (Code.NOT_UTF8, b'{"instruction": "caf\xe9"}', '{"instruction": "退款"}'.encode("gbk")),
 ]
@@ -97,7 +103,8 @@ PLANTED = [
 def test_a_planted_fault_is_the_only_row_rejected(run, code, row):
     line = row if isinstance(row, bytes) else (row if isinstance(row, str) else json.dumps(row)).encode()
     content = b"\n".join([json.dumps(GOOD).encode(), line])
-    outcome = run({"a.jsonl": content}, min_answer_chars=3, max_chars=500, personal_data="drop", refusals="drop")
+    strict = {"min_answer_chars": 3, "max_chars": 500, "personal_data": "drop", "refusals": "drop", "unsafe": UNSAFE}
+    outcome = run({"a.jsonl": content}, **strict)
     assert places(outcome) == [("a.jsonl:2", code)]
     assert outcome.metrics["rows"] == {"read": 2, "kept": 1, "rejected": 1}
     assert outcome.metrics["rejected"] == {code: 1}
@@ -266,12 +273,14 @@ def test_what_a_person_should_look_at_among_the_kept_rows_is_named_with_its_plac
         alpaca(ask, text(rng, 30)),
         alpaca(f"{ask} please", text(rng, 30)),
         GOOD,
+        alpaca("Rude caller, what do I say? He said: kill yourself.", "Goodbye."),
     ]
     assert [tuple(remark.values()) for remark in run({"a.jsonl": rows}).remarks] == [
         ("a.jsonl", 1, "conflict", "a.jsonl:2 answers the same question differently"),
         ("a.jsonl", 2, "conflict", "a.jsonl:1 answers the same question differently"),
         ("a.jsonl", 3, "personal-data", "what looks like an email was blacked out"),
         ("a.jsonl", 5, "variation", "the question is nearly that of a.jsonl:4 (similarity 0.97), but not the answer"),
+        ("a.jsonl", 7, "unsafe", 'the row holds "kill yourself" (self-harm)'),
     ]
     flagged = run({"a.jsonl": rows[2:3]}, personal_data="flag").remarks
     assert [remark["reason"] for remark in flagged] == ["the row holds what looks like an email"]
@@ -458,7 +467,7 @@ def clone(tmp_path, monkeypatch):
     """A folder that looks like a clone, with the rows of `data/raw` in it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    write(tmp_path / "data" / "raw", {"a.jsonl": [GOOD, alpaca(), alpaca(answer="", tools="x")]})
+    write(tmp_path / "data", {"raw/a.jsonl": [GOOD, alpaca(), alpaca(answer="", tools="x")], "unsafe.txt": ""})
     monkeypatch.setattr(sys, "argv", ["validate"])
     return tmp_path
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import regex
 import xxhash
 from numpy.typing import NDArray
 
@@ -30,6 +31,7 @@ from stages.lib.raw import RawRow
 from stages.lib.records import Record, to_table
 from stages.lib.rejects import Reject, Rejected
 from stages.lib.sources import Block
+from stages.lib.unsafe import Watch
 from stages.lib.words import Words
 from stages.params.validate import ValidateParams
 
@@ -54,11 +56,11 @@ class Judged:
         return len(self.fit) + len(self.rejected)
 
 
-def judge(rows: Iterable[RawRow], params: ValidateParams) -> Judged:
+def judge(rows: Iterable[RawRow], params: ValidateParams, watch: Watch) -> Judged:
     """Judge some rows."""
     records, judged = list[Record](), Judged(pa.table({}))
     for row in rows:
-        record = row.reject or _record(row, params, judged)
+        record = row.reject or _record(row, params, watch, judged)
         if isinstance(record, Record):
             records.append(record)
             continue
@@ -67,13 +69,16 @@ def judge(rows: Iterable[RawRow], params: ValidateParams) -> Judged:
     return replace(judged, fit=_table(records))
 
 
-def _record(row: RawRow, params: ValidateParams, judged: Judged) -> Record | Reject:
+def _record(row: RawRow, params: ValidateParams, watch: Watch, judged: Judged) -> Record | Reject:
     parsed = forms.parse(row.value, "", row.line, params.columns)
     if isinstance(parsed, Reject):
         return parsed
     judged.unused.update(parsed.unused)
     judged.renamed.update(parsed.renamed)
-    return quality.judge(parsed.record, params) or quality.protect(parsed.record, params)
+    if reject := quality.judge(parsed.record, params):
+        return reject
+    record = watch.judge(parsed.record)
+    return record if isinstance(record, Reject) else quality.protect(record, params)
 
 
 def _table(records: list[Record]) -> pa.Table:
@@ -114,14 +119,16 @@ def words_of(column: pa.ChunkedArray, chosen: NDArray[np.bool_]) -> Words:
 # --- in parallel, and only what is new
 
 
-def judge_all(blocks: Iterable[Block], params: ValidateParams, memory: Path, workers: int = 1) -> Iterator[Judged]:
+def judge_all(
+    blocks: Iterable[Block], params: ValidateParams, watch: Watch, memory: Path, workers: int = 1
+) -> Iterator[Judged]:
     """Judge blocks in order.
 
     Args:
         memory: the folder of what was judged before; what is no longer needed is removed from it.
         workers: processes that judge; with 1 this process does.
     """
-    task = _Task(params, memory, _version(params))
+    task = _Task(params, watch, memory, _version(params, watch))
     memory.mkdir(parents=True, exist_ok=True)
     used = set()
     for path in (
@@ -139,6 +146,7 @@ class _Task:
     """Judge one block, or find it judged."""
 
     params: ValidateParams
+    watch: Watch
     memory: Path
     version: str
 
@@ -149,15 +157,16 @@ class _Task:
     def __call__(self, path: Path, block: Block) -> Path:
         if not _is_whole(path):
             rows = (row._replace(line=row.line - block.first) for row in block.rows())
-            _save(judge(rows, self.params), path)
+            _save(judge(rows, self.params, self.watch), path)
         return path
 
 
-def _version(params: ValidateParams) -> str:
-    """What a judgement depends on besides the rows: params, code and the libraries that know about text."""
+def _version(params: ValidateParams, watch: Watch) -> str:
+    """What a judgement depends on besides the rows: params, what is unsafe, code, and libraries that know text."""
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     digest = xxhash.xxh3_128_hexdigest(b"\0".join(code))
-    return f"{params.model_dump_json()} {digest} {sys.version} {pa.__version__} {np.__version__}"
+    versions = f"{sys.version} {pa.__version__} {np.__version__} {regex.__version__}"
+    return f"{params.model_dump_json()} {watch.version()} {digest} {versions}"
 
 
 def _in_processes(task: _Task, blocks: Iterable[Block], workers: int) -> Iterator[Path]:

@@ -107,6 +107,11 @@ class Code(StrEnum):
         "the row holds what looks like an e-mail address, a phone, card or ID number, or the IP address of a machine",
         "Remove it, or put an invented one at example.com in its place.",
     )
+    UNSAFE = (
+        "unsafe",
+        "the row holds a phrase of the lexicon (data/unsafe.txt), or a classifier calls it unsafe",
+        "Rewrite or remove the row; or, where it is harmless, take the phrase out of the lexicon.",
+    )
     EXACT_DUPLICATE = (
         "exact-duplicate",
         "an earlier row says the same, but for case, width and spaces",

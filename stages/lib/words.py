@@ -26,6 +26,7 @@ _WORD = re.compile(
     rf"|[^\w\s{_PUNCTUATION}]"  # signs that carry meaning: `3 + 5` is not `3 * 5`, and an emoji can be an answer
     r"|-(?=\d)"
 )
+_IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
 _UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]")
 _BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and braille that no font draws
 
@@ -53,6 +54,11 @@ def _is_visible(character: str) -> bool:
         and character not in _BLANK_LETTERS
         and not _UNSEEN.match(character)
     )
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether the character is of a script written without spaces, and so a word by itself."""
+    return bool(_IS_UNSPACED.match(character))
 
 
 def words(text: str) -> list[str]:
@@ -173,7 +179,7 @@ def _kind(character: str) -> int:
         return _MINUS
     if not _WORD.match(character):
         return _NOTHING
-    is_alone = re.match(rf"[{_UNSPACED}]|\W", character)
+    is_alone = is_unspaced(character) or re.match(r"\W", character)
     return (_ALONE if is_alone else _INSIDE) + (_DIGIT if character.isdecimal() else 0)
 
 

@@ -4,10 +4,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.lib.params import Real, Section, Share, Usual, Whole
+from stages.lib.params import Group, Real, Section, Share, Usual, Whole
 
 Action = Literal["flag", "redact", "drop"]
 Conflicts = Literal["keep-all", "first", "newest", "fail"]
+
+
+class UnsafeParams(Group):
+    """What is unsafe to learn, and what becomes of it."""
+
+    action: Literal["flag", "drop"]
+    lexicon: str
+    classifier: str | None
+    labels: Annotated[list[str], Field(min_length=1)]
+    threshold: Annotated[Real, Field(gt=0, le=1), Usual(0.3, 0.9)]
 
 
 class ValidateParams(Section, section="validate"):
@@ -23,4 +33,5 @@ class ValidateParams(Section, section="validate"):
     conflicting_answers: Conflicts
     secrets: Action
     personal_data: Action
+    unsafe: UnsafeParams
     max_reject_share: Annotated[Share, Usual(0.05, 0.5)]

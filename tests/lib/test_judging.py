@@ -11,6 +11,7 @@ import pytest
 from stages.lib import judging, sources
 from stages.lib.errors import UserError
 from stages.lib.judging import judge_all
+from stages.lib.unsafe import Watch
 from tests.lib.test_dedupe import text
 
 
@@ -35,10 +36,10 @@ def judged_rows(monkeypatch):
     """How many rows were judged."""
     counts = []
 
-    def counting(rows, params):
+    def counting(rows, params, watch):
         rows = list(rows)
         counts.append(len(rows))
-        return judge(rows, params)
+        return judge(rows, params, watch)
 
     judge = judging.judge
     monkeypatch.setattr(judging, "judge", counting)
@@ -52,7 +53,8 @@ def run(raw, tmp_path, params_for):
     def on(workers=1, **overrides):
         blocks = list(sources.blocks(raw))
         assert len(blocks) > 20
-        found = list(judge_all(blocks, params_for("validate", **overrides), tmp_path / "memory", workers))
+        params = params_for("validate", **overrides)
+        found = list(judge_all(blocks, params, Watch.over(params.unsafe), tmp_path / "memory", workers))
         firsts = [block.first for block in blocks]
         fit = [one.fit.to_pylist() for one in found]
         for first, rows in zip(firsts, fit, strict=True):
@@ -141,7 +143,7 @@ def test_a_process_that_is_killed_is_told_in_a_sentence(raw, tmp_path, params_fo
     params = params_for("validate")
     monkeypatch.setattr(judging, "_HERE", 0)
     with pytest.raises(UserError, match="was killed"):
-        list(judging._in_processes(_Killed(params, tmp_path, ""), sources.blocks(raw), 2))
+        list(judging._in_processes(_Killed(params, Watch.over(params.unsafe), tmp_path, ""), sources.blocks(raw), 2))
 
 
 class _Killed(judging._Task):

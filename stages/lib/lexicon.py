@@ -1,0 +1,88 @@
+"""Phrases that nobody should learn, out of a file that people edit.
+
+A line is a phrase: its words in a row, whatever their case, width and spaces, and `*` at the end for any ending of the
+last one. `[kind]` on a line of its own says of what kind the phrases below it are; `#` begins a comment.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import ahocorasick_rs
+
+from stages.lib.errors import UserError
+from stages.lib.words import is_unspaced, same
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+_KIND = re.compile(r"\[\s*([\w-]+)\s*\]")
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """One line of the file."""
+
+    kind: str
+    text: str  # as `words.same` writes it
+    is_beginning: bool  # of a word, or of the last of several
+
+    def stands_at(self, start: int, end: int, text: str) -> bool:
+        """Whether the phrase, found in a text at these places, is no mere part of other words."""
+        return not _joins(text[max(0, start - 1) : start], self.text[0]) and (
+            self.is_beginning or not _joins(self.text[-1], text[end : end + 1])
+        )
+
+
+def _joins(one: str, other: str) -> bool:
+    """Whether two neighbouring characters are of the same word."""
+    return one.isalnum() and other.isalnum() and not is_unspaced(one) and not is_unspaced(other)
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """All phrases of a file, in its order."""
+
+    phrases: tuple[Phrase, ...]
+
+    def find(self, text: str) -> Iterator[Phrase]:
+        """The phrases that stand in a text, which `words.same` has written, in the order of their ends."""
+        if self.phrases:
+            for number, start, end in _automaton(self).find_matches_as_indexes(text, overlapping=True):
+                if self.phrases[number].stands_at(start, end, text):
+                    yield self.phrases[number]
+
+
+@cache
+def _automaton(lexicon: Lexicon) -> ahocorasick_rs.AhoCorasick:
+    return ahocorasick_rs.AhoCorasick([phrase.text for phrase in lexicon.phrases])
+
+
+def read(path: Path, asked_by: str) -> Lexicon:
+    """Read the file.
+
+    Raises:
+        UserError: the file cannot be read, or a line of it is no phrase; `asked_by` names the param.
+    """
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}, which {asked_by} names, cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8. Save it as UTF-8.") from None
+    return Lexicon(tuple(dict.fromkeys(_phrases(content, path))))
+
+
+def _phrases(content: str, path: Path) -> Iterator[Phrase]:
+    kind = None
+    for number, written in enumerate(content.splitlines(), 1):
+        line = _COMMENT.sub("", written).strip()
+        if found := _KIND.fullmatch(line):
+            kind = found[1]
+        elif line:
+            text = same(line.removesuffix("*"))
+            if kind is None:
+                raise UserError(f"{path}:{number}: this phrase is of no kind. Write one above it, as in [violence].")
+            if not any(map(str.isalnum, text)):
+                raise UserError(f"{path}:{number}: the phrase has no letter. Write words, or remove the line.")
+            yield Phrase(kind, text, line.endswith("*"))

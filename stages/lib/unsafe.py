@@ -1,0 +1,81 @@
+"""Records that are unsafe to learn from: by a lexicon, and by a classifier where one is set."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stages.lib import classifier, lexicon
+from stages.lib.classifier import Classifier
+from stages.lib.errors import UserError
+from stages.lib.lexicon import Lexicon
+from stages.lib.records import Record
+from stages.lib.rejects import Code, Reject
+from stages.params.validate import UnsafeParams
+
+_NAMED = "params.yaml: validate.unsafe"
+
+
+class Finding(NamedTuple):
+    """What is unsafe in a record, and the sentence that says so."""
+
+    kind: str
+    reason: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is looked for."""
+
+    params: UnsafeParams
+    lexicon: Lexicon
+    classifier: Classifier | None
+
+    @classmethod
+    def over(cls, params: UnsafeParams) -> "Watch":
+        """Read the lexicon and find the classifier.
+
+        Raises:
+            UserError: one of them is not there or cannot be used, or the classifier does not know a label.
+        """
+        words = lexicon.read(Path(params.lexicon), f"{_NAMED}.lexicon")
+        if params.classifier is None:
+            return cls(params, words, None)
+        found = classifier.find(Path(params.classifier), f"{_NAMED}.classifier")
+        known = found.labels()
+        for label in params.labels:
+            if label not in known:
+                raise UserError(f"{_NAMED}.labels names {label}, but the classifier knows {', '.join(known)}.")
+        return cls(params, words, found)
+
+    def find(self, record: Record) -> Iterator[Finding]:
+        """What is unsafe: of each kind the first."""
+        seen = set[str]()
+        for phrase in self.lexicon.find("\n".join([message.plain for message in record.messages])):
+            if phrase.kind not in seen:
+                seen.add(phrase.kind)
+                detail = {"kind": phrase.kind, "phrase": phrase.text}
+                yield Finding(phrase.kind, f'the row holds "{phrase.text}" ({phrase.kind})', detail)
+        if self.classifier is None:
+            return
+        probabilities = self.classifier.judge(message.content for message in record.messages)
+        for label in self.params.labels:
+            if label not in seen and probabilities[label] >= self.params.threshold:
+                probability = round(probabilities[label], 3)
+                reason = f"the classifier calls the row {label} (probability {probability:.2f})"
+                yield Finding(label, reason, {"kind": label, "probability": probability})
+
+    def judge(self, record: Record) -> Record | Reject:
+        """Tag or refuse a record that is unsafe, as the params say."""
+        found = list(self.find(record))
+        if not found:
+            return record
+        if self.params.action == "drop":
+            return Reject(Code.UNSAFE, found[0].reason, found[0].detail)
+        tags = [*record.tags, *(f"{Code.UNSAFE}:{finding.kind}" for finding in found)]
+        return replace(record, tags=tuple(dict.fromkeys(tags)))
+
+    def version(self) -> str:
+        """What a judgement depends on besides the record."""
+        return f"{self.lexicon} {self.classifier and self.classifier.digest}"
