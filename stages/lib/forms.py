@@ -144,7 +144,10 @@ class _Fields:
         """A value that has to be a text."""
         if isinstance(value, str):
             return value
-        self.fault(Code.WRONG_TYPE, f"{what} is {_kind(value)}, not text")
+        shown = (
+            f"the number {value}" if isinstance(value, int | float) and not isinstance(value, bool) else _kind(value)
+        )
+        self.fault(Code.WRONG_TYPE, f"{what} is {shown}, not text")
         return ""
 
     def as_list(self, value: Any, what: str) -> list[Any]:
@@ -162,6 +165,11 @@ class _Fields:
         """The fields that hold something and that nothing read."""
         rest = {self.shown(name) for name in self._row.keys() - self._read if self._row[name] is not None}
         return tuple(sorted(rest | self._strange))
+
+
+def _shown(value: Any) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"the number {value}" if is_number else _kind(value)
 
 
 def _kind(value: Any) -> str:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from stages.lib import streams
+from stages.lib import json_errors, streams
 from stages.lib.raw import EXCERPT, RawRow, broken, not_utf8
 from stages.lib.rejects import Code, Reject
 
@@ -133,7 +133,7 @@ class _Window:
             except json.JSONDecodeError as error:
                 is_cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _LITERAL
                 if not is_cut or not self._read(size):
-                    raise self.fault(_said(error), error.pos) from None
+                    raise self.fault(json_errors.said(error), error.pos) from None
             except (ValueError, RecursionError) as error:
                 raise self.fault(_what(error)) from None
             else:
@@ -235,11 +235,7 @@ def _is_deeper_than(value: Any, depth: int) -> bool:
     return bool(level)
 
 
-def _said(error: json.JSONDecodeError) -> str:
-    return f"{error.msg[:1].lower()}{error.msg[1:]}"
-
-
 def _what(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"{_said(error)} (column {error.colno})"
+        return f"{json_errors.said(error)} (column {error.colno})"
     return "brackets are nested too deeply" if isinstance(error, RecursionError) else str(error)

@@ -27,7 +27,7 @@ class Code(StrEnum):
     NOT_UTF8 = (
         "not-utf8",
         "the row holds a byte that is not UTF-8",
-        "Save the file as UTF-8.",
+        "Save the file as UTF-8 (in a spreadsheet: CSV UTF-8).",
     )
     UNREADABLE = (
         "unreadable",
@@ -38,7 +38,7 @@ class Code(StrEnum):
     JSON_SYNTAX = (
         "json-syntax",
         "the text is not strict JSON (or CSV) at this line; what follows in a broken array is lost, and the run stops",
-        "Mend the line.",
+        "Mend the line; for help, paste it into a JSON checker, or open the file in VS Code.",
     )
     MISSING_FIELD = (
         "missing-field",
@@ -48,7 +48,7 @@ class Code(StrEnum):
     WRONG_TYPE = (
         "wrong-type",
         "a field holds another type than text, or the row is no object",
-        "Make it a text in quotation marks, or what the form asks for there.",
+        "Write one text in quotation marks there, or what docs/curator.md shows for this form of row.",
     )
     EMPTY_OUTPUT = (
         "empty-output",
@@ -89,17 +89,17 @@ class Code(StrEnum):
     CONTROL_CHARACTERS = (
         "control-characters",
         "the text holds control characters or halves of characters",
-        "Remove the character.",
+        "Remove the character; it is invisible in most editors, so type the words around it anew.",
     )
     TOO_SHORT = (
         "too-short",
         "the answer has fewer characters than validate.min_answer_chars",
-        "Write a longer answer, or lower the limit.",
+        "Write a longer answer, or lower validate.min_answer_chars in params.yaml.",
     )
     TOO_LONG = (
         "too-long",
         "the row has more characters than validate.max_chars",
-        "Shorten the row, or raise the limit.",
+        "Shorten the row, or raise validate.max_chars in params.yaml.",
     )
     SECRET = "secret", "the row holds what looks like an access key or a token", "Remove the key, and revoke it."
     PERSONAL_DATA = (
@@ -140,7 +140,7 @@ class Code(StrEnum):
     TOO_MANY_TOKENS = (
         "too-many-tokens",
         "the row has more tokens than tokenize.max_length",
-        "Shorten the row, or raise the limit.",
+        "Shorten the row, or raise tokenize.max_length in params.yaml.",
     )
 
 

@@ -86,7 +86,7 @@ def test_columns_map_ours_to_theirs():
     assert parsed.unused == ()
     assert said({"instruction": "Where is my order?", "output": "On its way."}, columns) == ASKED
     assert said({"answer": "a"}, columns) == (Code.MISSING_FIELD, '"instruction" is missing; it has answer')
-    assert said({"question": "q", "answer": 1}, columns) == (Code.WRONG_TYPE, '"answer" is a number, not text')
+    assert said({"question": "q", "answer": 1}, columns) == (Code.WRONG_TYPE, '"answer" is the number 1, not text')
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_columns_map_ours_to_theirs():
         ({"conversations": [{"value": "x"}]}, Code.MISSING_FIELD, "turn 1 does not say who speaks"),
         ("text", Code.WRONG_TYPE, "the row is text, not an object"),
         (["q", "a"], Code.WRONG_TYPE, "the row is a list"),
-        ({"instruction": "q", "output": 12}, Code.WRONG_TYPE, '"output" is a number, not text'),
+        ({"instruction": "q", "output": 12}, Code.WRONG_TYPE, '"output" is the number 12, not text'),
         ({"instruction": "q", "output": ["a"]}, Code.WRONG_TYPE, '"output" is a list, not text'),
         ({"instruction": "q", "output": True}, Code.WRONG_TYPE, '"output" is true or false, not text'),
         ({"instruction": "q", "output": "a", "input": {}}, Code.WRONG_TYPE, '"input" is an object'),
-        ({"instruction": "q", "output": "a", "category": 3}, Code.WRONG_TYPE, '"category" is a number'),
-        ({"instruction": "q", "output": "a", "tags": [1]}, Code.WRONG_TYPE, "a tag is a number"),
+        ({"instruction": "q", "output": "a", "category": 3}, Code.WRONG_TYPE, '"category" is the number 3'),
+        ({"instruction": "q", "output": "a", "tags": [1]}, Code.WRONG_TYPE, "a tag is the number 1"),
         ({"instruction": "q", "output": "a", "history": [["x"]]}, Code.WRONG_TYPE, "pair 1 of the history has 1"),
         ({"messages": "user: hi"}, Code.WRONG_TYPE, '"messages" is text, not a list'),
         ({"messages": ["hi"]}, Code.WRONG_TYPE, "turn 1 is text, not an object"),
@@ -202,9 +202,9 @@ def test_what_a_benchmark_row_asks_is_found_in_any_form(row, question):
             Code.WRONG_TYPE,
             [
                 '"input" is a list, not text',
-                '"instruction" is a number, not text',
+                '"instruction" is the number 1, not text',
                 '"output" is missing; it has instruction, input, tags',
-                "a tag is a number, not text",
+                "a tag is the number 2, not text",
             ],
         ),
         (
@@ -221,7 +221,7 @@ def test_what_a_benchmark_row_asks_is_found_in_any_form(row, question):
             Code.WRONG_TYPE,
             [
                 "pair 1 of the history has 1 texts, not a question and an answer",
-                "pair 2 of the history is a number, not text",
+                "pair 2 of the history is the number 1, not text",
                 "pair 3 of the history is text, not a list",
             ],
         ),

@@ -58,7 +58,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(read, name):
         ('{"a": ' + "9" * 5000 + "}", "too large"),
         ('{"a": ' + "[" * 5000 + "]" * 5000 + "}", "nested"),
         ('{"a": ' + "[" * 200 + "]" * 200 + "}", "nested"),
-        ('{"a": "un\tescaped"}', "control character"),
+        ('{"a": "un\tescaped"}', "line break or tab"),
     ],
 )
 def test_json_is_strict_and_one_bad_line_costs_one_row(tmp_path, line, said):
