@@ -26,7 +26,7 @@ from stages.lib import artifacts, dedupe, experiments, forms, judging, quality, 
 from stages.lib.errors import UserError, run, warn
 from stages.lib.judging import Judged
 from stages.lib.params import load
-from stages.lib.records import SCHEMA, from_table
+from stages.lib.records import SCHEMA, Record, from_table
 from stages.lib.rejects import Code, Reject, Rejected
 from stages.lib.sources import Block
 from stages.lib.unsafe import Watch
@@ -81,7 +81,7 @@ def validate(raw: Path, params: ValidateParams, memory: Path, workers: int | Non
     """
     ledger, watch = Ledger(), Watch.over(params.unsafe)
     fit = _fit(raw, params, watch, memory, workers, ledger)
-    rows = Rows(fit["source"], fit["line"])
+    rows = Rows.of(fit)
     dropped, latest = _exact_duplicates(rows, fit["id"].to_pylist())
     conflicts = _conflicts(fit["question_id"].to_pylist(), dropped)
     dropped |= _settled(rows, conflicts, latest, params.conflicting_answers)
@@ -163,12 +163,23 @@ def _processors() -> int:
 class Rows:
     """Where the rows stand that are fit to be learned from, by number."""
 
-    sources: pa.ChunkedArray
-    lines: pa.ChunkedArray
+    files: list[str]  # all there are
+    file: NDArray[np.int64]  # of each row
+    line: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, fit: pa.Table) -> "Rows":
+        """Where the records of a table stand."""
+        sources = fit["source"].combine_chunks().dictionary_encode()
+        return cls(sources.dictionary.to_pylist(), sources.indices.to_numpy(), fit["line"].to_numpy())
+
+    def source(self, row: int) -> str:
+        """`tickets.json`."""
+        return self.files[self.file[row]]
 
     def place(self, row: int) -> str:
         """`tickets.json:214`."""
-        return f"{self.sources[row]}:{self.lines[row]}"
+        return f"{self.source(row)}:{self.line[row]}"
 
 
 def _exact_duplicates(rows: Rows, ids: list[str]) -> tuple[dict[int, Reject], dict[int, int]]:
@@ -265,7 +276,7 @@ def _remarks(
             what = f"what looks like {quality.with_article(kind)}"
             said.append((row, code, f"{what} was blacked out" if action == "redact" else f"the row holds {what}"))
     return [
-        {"source": rows.sources[row].as_py(), "line": rows.lines[row].as_py(), "about": about, "reason": why}
+        {"source": rows.source(row), "line": int(rows.line[row]), "about": about, "reason": why}
         for row, about, why in sorted(said)
     ]
 
@@ -372,15 +383,14 @@ def check(files: Iterable[Path], params: ValidateParams) -> list[str]:
     first: dict[str, str] = {}
     problems, watch = [], Watch.over(params.unsafe)
     for path in files:
-        judged = judging.judge(sources.read(path), params, watch)
-        found = [(one.line, one.reject) for one in judged.rejected]
-        for name, line in zip(judged.fit["id"].to_pylist(), judged.fit["line"].to_pylist(), strict=True):
-            place = f"{path.as_posix()}:{line}"
-            earlier = first.setdefault(name, place)
-            if earlier != place:
-                found.append((line, Reject(Code.EXACT_DUPLICATE, f"the row says the same as {earlier}")))
-        for line, reject in sorted(found, key=lambda one: one[0]):
-            problems.append(f"{path.as_posix()}:{line}: {reject.reason}. {reject.code.remedy}")
+        for row, found in judging.each(sources.read(path), params, watch, Counter(), Counter()):
+            place, reject = f"{path.as_posix()}:{row.line}", found
+            if isinstance(reject, Record):
+                earlier = first.setdefault(reject.id, place)
+                if earlier == place:
+                    continue
+                reject = Reject(Code.EXACT_DUPLICATE, f"the row says the same as {earlier}")
+            problems.append(f"{place}: {reject.reason}. {reject.code.remedy}")
     return problems
 
 

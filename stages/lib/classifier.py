@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from stages.lib import artifacts
 from stages.lib.errors import UserError
@@ -74,7 +73,7 @@ def find(folder: Path, asked_by: str) -> Classifier:
 @dataclass(frozen=True)
 class _Model:
     session: Any
-    tokenizer: Tokenizer
+    tokenizer: Any
     labels: list[str]
     are_exclusive: bool
 
@@ -93,7 +92,8 @@ class _Model:
 
 @cache
 def _loaded(classifier: Classifier) -> _Model:
-    import onnxruntime  # where no classifier is set, nobody needs it
+    import onnxruntime  # where no classifier is set, nobody needs these
+    from tokenizers import Tokenizer
 
     config = json.loads(classifier.config.read_text(encoding="utf-8"))
     names = config.get("id2label")

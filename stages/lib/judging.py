@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -58,27 +58,34 @@ class Judged:
 
 def judge(rows: Iterable[RawRow], params: ValidateParams, watch: Watch) -> Judged:
     """Judge some rows."""
-    records, judged = list[Record](), Judged(pa.table({}))
+    unused, renamed = Counter[str](), Counter[str]()
+    records, rejected = list[Record](), list[Rejected]()
+    for row, found in each(rows, params, watch, unused, renamed):
+        if isinstance(found, Record):
+            records.append(found)
+        else:
+            # What must not be learned is masked here too: it must not be kept beside the reason.
+            rejected.append(Rejected("", row.line, found, quality.mask(row.value, params), row.cut))
+    return Judged(_table(records), rejected, unused, renamed)
+
+
+def each(
+    rows: Iterable[RawRow], params: ValidateParams, watch: Watch, unused: Counter[str], renamed: Counter[str]
+) -> Iterator[tuple[RawRow, Record | Reject]]:
+    """Rows with what becomes of each; the fields that nothing reads and the renamed speakers are counted."""
     for row in rows:
-        record = row.reject or _record(row, params, watch, judged)
-        if isinstance(record, Record):
-            records.append(record)
+        parsed = row.reject or forms.parse(row.value, "", row.line, params.columns)
+        if isinstance(parsed, Reject):
+            yield row, parsed
             continue
-        # What must not be learned is masked here too: it must not be kept beside the reason.
-        judged.rejected.append(Rejected("", row.line, record, quality.mask(row.value, params), row.cut))
-    return replace(judged, fit=_table(records))
+        unused.update(parsed.unused)
+        renamed.update(parsed.renamed)
+        yield row, quality.judge(parsed.record, params) or _guarded(parsed.record, params, watch)
 
 
-def _record(row: RawRow, params: ValidateParams, watch: Watch, judged: Judged) -> Record | Reject:
-    parsed = forms.parse(row.value, "", row.line, params.columns)
-    if isinstance(parsed, Reject):
-        return parsed
-    judged.unused.update(parsed.unused)
-    judged.renamed.update(parsed.renamed)
-    if reject := quality.judge(parsed.record, params):
-        return reject
-    record = watch.judge(parsed.record)
-    return record if isinstance(record, Reject) else quality.protect(record, params)
+def _guarded(record: Record, params: ValidateParams, watch: Watch) -> Record | Reject:
+    watched = watch.judge(record)
+    return watched if isinstance(watched, Reject) else quality.protect(watched, params)
 
 
 def _table(records: list[Record]) -> pa.Table:

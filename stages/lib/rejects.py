@@ -1,5 +1,6 @@
 """Why a row was left out: the closed list of reasons, and the file that keeps every row that was left out."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -190,10 +191,18 @@ _CODES = {str(code): code for code in Code}
 
 def _as_json(value: Any) -> Any:
     """A value as strict JSON can hold it: Parquet rows may bring dates, bytes, decimals and NaN."""
+    try:
+        json.dumps(value, allow_nan=False)  # nearly always it can, and this is soon known
+    except (TypeError, ValueError):
+        return _made_json(value)
+    return value
+
+
+def _made_json(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _as_json(item) for key, item in value.items()}
+        return {str(key): _made_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_as_json(item) for item in value]
+        return [_made_json(item) for item in value]
     if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return str(value)
