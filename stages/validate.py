@@ -10,9 +10,9 @@ import argparse
 import os
 import sys
 import zlib
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from stages.lib.judging import Judged
 from stages.lib.params import load
 from stages.lib.records import SCHEMA, Record, from_table
 from stages.lib.rejects import Code, Reject, Rejected
-from stages.lib.sources import Block
 from stages.lib.unsafe import Watch
 from stages.lib.words import Words, distinct, ngrams
 from stages.params.validate import ValidateParams
@@ -51,12 +50,12 @@ class Ledger:
     unused: Counter[str] = field(default_factory=Counter)  # fields that nothing reads
     renamed: Counter[str] = field(default_factory=Counter)  # speakers that were mapped to a role
 
-    def take(self, judged: Judged, source: str, first: int) -> None:
+    def take(self, judged: Judged) -> None:
         """Add what came of a block."""
-        self.read[source] += judged.read
+        self.read[judged.source] += judged.read
         self.unused.update(judged.unused)
         self.renamed.update(judged.renamed)
-        self.rejected += (replace(one, source=source, line=first + one.line) for one in judged.rejected)
+        self.rejected += judged.rejected
 
 
 @dataclass(frozen=True)
@@ -125,34 +124,15 @@ def _fit(
         warn(f"{path} was not read: only {sources.ENDINGS} files are, outside hidden folders.")
     if workers is None:
         workers = _processors() if sum(path.stat().st_size for path in files) > _LARGE else 1
-    places = deque[tuple[str, int]]()  # file and first line of the blocks under way
+    blocks = (block for path in files for block in sources.blocks(path, path.relative_to(raw).as_posix()))
     tables = []
     with tqdm(desc="validate", unit=" rows", disable=None, leave=False) as bar:
-        for judged in judging.judge_all(_blocks(raw, files, places), params, watch, memory, workers):
-            source, first = places.popleft()
-            tables.append(_placed(judged.fit, source, first))
-            ledger.take(judged, source, first)
+        for judged in judging.judge_all(blocks, params, watch, memory, workers):
+            tables.append(judged.fit)
+            ledger.take(judged)
             bar.update(judged.read)
     _require_whole(raw, ledger.rejected, params.max_reject_share)
     return pa.concat_tables(tables)
-
-
-def _blocks(raw: Path, files: list[Path], places: deque[tuple[str, int]]) -> Iterator[Block]:
-    for path in files:
-        for block in sources.blocks(path):
-            places.append((path.relative_to(raw).as_posix(), block.first))
-            yield block
-
-
-def _placed(records: pa.Table, source: str, first: int) -> pa.Table:
-    """Records with their file, and lines counted from its beginning."""
-    columns = {
-        "source": pa.array([source] * len(records), pa.string()),
-        "line": pc.add(records["line"], pa.scalar(first, pa.int64())),
-    }
-    for name, column in columns.items():
-        records = records.set_column(records.schema.get_field_index(name), name, column)
-    return records
 
 
 def _processors() -> int:

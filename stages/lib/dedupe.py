@@ -86,23 +86,12 @@ class Wording:
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """The pieces of each text, as often as they stand there; text i holds `hashes[starts[i]:starts[i + 1]]`."""
-
-    starts: Places
-    hashes: Hashes
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-
-@dataclass(frozen=True)
 class Texts:
-    """Many texts, ready to be compared; none of the three is ever empty."""
+    """Many texts, ready to be compared, as words and as pieces, hashed alike; no text is ever without one."""
 
-    words: Pieces
-    whole: Pieces
-    own: Pieces  # without the passages that many of the texts share
+    words: Words
+    whole: Words
+    own: Words  # without the passages that many of the texts share
 
 
 def prepare(words: Words, many: int) -> Texts:
@@ -119,8 +108,8 @@ def prepare(words: Words, many: int) -> Texts:
         masked[words.starts[texts.start] : words.starts[texts.stop]] = plain.hashes
         as_one[texts] = plain.fingerprints()
         hashes[starts[texts.start] : starts[texts.stop]] = _pieces(plain, as_one[texts])
-    whole = Pieces(starts, hashes)
-    return Texts(words=Pieces(words.starts, masked), whole=whole, own=_own(whole, as_one, many))
+    whole = Words(starts, hashes)
+    return Texts(words=Words(words.starts, masked), whole=whole, own=_own(whole, as_one, many))
 
 
 def _pieces(words: Words, as_one: Hashes) -> Hashes:
@@ -138,7 +127,7 @@ def _pieces(words: Words, as_one: Hashes) -> Hashes:
     return hashes
 
 
-def _own(whole: Pieces, as_one: Hashes, many: int) -> Pieces:
+def _own(whole: Words, as_one: Hashes, many: int) -> Words:
     """The pieces that stand in no passage all of whose pieces occur in many texts."""
     maybe = crowded(whole.hashes, many)
     owners = np.searchsorted(whole.starts, maybe, side="right") - 1
@@ -147,7 +136,7 @@ def _own(whole: Pieces, as_one: Hashes, many: int) -> Pieces:
     if not is_common.any():
         return whole
     is_own = ~is_common
-    for texts, part in Words(whole.starts, whole.hashes).slices(_TEXTS):
+    for texts, part in whole.slices(_TEXTS):
         place = slice(whole.starts[texts.start], whole.starts[texts.stop])
         is_own[place] |= ~_in_passages(part.owners(), is_common[place])
     kept = np.add.reduceat(is_own, whole.starts[:-1], dtype=np.int64)
@@ -156,7 +145,7 @@ def _own(whole: Pieces, as_one: Hashes, many: int) -> Pieces:
     hashes = whole.hashes[is_own]
     starts = _starts(np.maximum(kept, 1))
     hashes[starts[:-1][kept == 0]] = as_one[kept == 0]
-    return Pieces(starts, hashes)
+    return Words(starts, hashes)
 
 
 def _in_passages(owners: Places, is_common: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -170,7 +159,7 @@ def _starts(lengths: Places) -> Places:
     return np.concatenate([[0], np.cumsum(lengths)])
 
 
-def candidates(pieces: Pieces, bands: int, rows: int) -> Pairs:
+def candidates(pieces: Words, bands: int, rows: int) -> Pairs:
     """Pairs of texts that are likely to be alike: in some band, all `rows` of their MinHash values are the same."""
     if len(pieces) < 2:
         return np.empty((0, 2), dtype=np.int64)
@@ -182,7 +171,7 @@ def candidates(pieces: Pieces, bands: int, rows: int) -> Pairs:
     return np.stack(np.divmod(distinct(np.concatenate(codes)), len(pieces)), axis=1)
 
 
-def _signatures(pieces: Pieces, count: int) -> NDArray[np.uint32]:
+def _signatures(pieces: Words, count: int) -> NDArray[np.uint32]:
     """MinHash: [count, texts], for each hash function the smallest value among a text's pieces (multiply-shift).
 
     Texts of about one length are laid side by side, the shorter ones filled up with their last piece.
@@ -233,7 +222,7 @@ def _within_buckets(band: NDArray[np.uint32]) -> Iterator[tuple[Places, Places]]
         yield texts[both], texts[both + reach]
 
 
-def jaccard(pieces: Pieces, pairs: Pairs) -> Shares:
+def jaccard(pieces: Words, pairs: Pairs) -> Shares:
     """For each pair: the pieces that both texts hold, as a share of those that either holds."""
     at_once = 1 << _PAIRS
     shares = [
@@ -244,7 +233,7 @@ def jaccard(pieces: Pieces, pairs: Pairs) -> Shares:
     return np.concatenate([np.empty(0), *shares])
 
 
-def _jaccard(pieces: Pieces, pairs: Pairs) -> Shares:
+def _jaccard(pieces: Words, pairs: Pairs) -> Shares:
     earlier, later = (_distinct(pieces, texts) for texts in pairs.T)
     both = np.sort(np.concatenate([earlier, later]))
     shared = both[1:][both[1:] == both[:-1]]
@@ -254,13 +243,11 @@ def _jaccard(pieces: Pieces, pairs: Pairs) -> Shares:
     return counts[1] / (counts[0] - counts[1])
 
 
-def _distinct(pieces: Pieces, texts: Places) -> Hashes:
+def _distinct(pieces: Words, texts: Places) -> Hashes:
     """The pieces of the texts, each once: the place in `texts` in the upper bits, sorted."""
-    lengths = pieces.starts[texts + 1] - pieces.starts[texts]
-    owners = np.repeat(np.arange(len(texts), dtype=np.uint64), lengths)
-    within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    hashes = pieces.hashes[np.repeat(pieces.starts[texts], lengths) + within]
-    return distinct((owners << np.uint64(64 - _PAIRS)) | (hashes >> np.uint64(_PAIRS)))
+    taken = pieces.take(texts)
+    owners = taken.owners().astype(np.uint64)
+    return distinct((owners << np.uint64(64 - _PAIRS)) | (taken.hashes >> np.uint64(_PAIRS)))
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import regex
 import xxhash
 from numpy.typing import NDArray
@@ -43,17 +44,30 @@ _CHECKSUM = 16  # bytes
 
 @dataclass(frozen=True)
 class Judged:
-    """What came of a block. Lines count from the block's first row, and no file is named: it may have moved."""
+    """What came of a block."""
 
     fit: pa.Table  # the records; `question_id`, `script` of the answer; words of `questions`, `inputs` and `answers`
     rejected: list[Rejected] = field(default_factory=list)
     unused: Counter[str] = field(default_factory=Counter)  # fields that nothing reads
     renamed: Counter[str] = field(default_factory=Counter)  # speakers that were mapped to a role
+    source: str = ""  # the file, as reports name it
 
     @property
     def read(self) -> int:
         """The rows of the block."""
         return len(self.fit) + len(self.rejected)
+
+    def placed(self, source: str, first: int) -> "Judged":
+        """The same with the file named, and lines counted from its beginning instead of the block's."""
+        columns = {
+            "source": pa.array([source] * len(self.fit), pa.string()),
+            "line": pc.add(self.fit["line"], pa.scalar(first, pa.int64())),
+        }
+        fit = self.fit
+        for name, column in columns.items():
+            fit = fit.set_column(fit.schema.get_field_index(name), name, column)
+        rejected = [replace(one, source=source, line=first + one.line) for one in self.rejected]
+        return replace(self, fit=fit, rejected=rejected, source=source)
 
 
 def judge(rows: Iterable[RawRow], params: ValidateParams, watch: Watch) -> Judged:
@@ -138,11 +152,9 @@ def judge_all(
     task = _Task(params, watch, memory, _version(params, watch))
     memory.mkdir(parents=True, exist_ok=True)
     used = set()
-    for path in (
-        _in_processes(task, blocks, workers) if workers > 1 else (task(task.path(block), block) for block in blocks)
-    ):
+    for block, path in _in_processes(task, blocks, workers) if workers > 1 else _here(task, blocks):
         used.add(path.name)
-        yield _loaded(path)
+        yield _loaded(path).placed(block.source, block.first)
     for path in memory.iterdir():
         if path.name not in used:
             path.unlink(missing_ok=True)
@@ -150,7 +162,10 @@ def judge_all(
 
 @dataclass(frozen=True)
 class _Task:
-    """Judge one block, or find it judged."""
+    """Judge one block, or find it judged.
+
+    What is remembered of a block names no file, and counts lines from its first row: it may have moved.
+    """
 
     params: ValidateParams
     watch: Watch
@@ -176,33 +191,38 @@ def _version(params: ValidateParams, watch: Watch) -> str:
     return f"{params.model_dump_json()} {watch.version()} {digest} {versions}"
 
 
-def _in_processes(task: _Task, blocks: Iterable[Block], workers: int) -> Iterator[Path]:
+def _here(task: _Task, blocks: Iterable[Block]) -> Iterator[tuple[Block, Path]]:
+    for block in blocks:
+        yield block, task(task.path(block), block)
+
+
+def _in_processes(task: _Task, blocks: Iterable[Block], workers: int) -> Iterator[tuple[Block, Path]]:
     """Judge in other processes what is not remembered; the first few blocks here: starting a process takes longer."""
-    waiting: deque[Path | Future[Path]] = deque()
+    waiting: deque[tuple[Block, Path | Future[Path]]] = deque()
     here = _HERE
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker) as pool:
         try:
             for block in blocks:
                 path = task.path(block)
                 if _is_whole(path):
-                    waiting.append(path)
+                    waiting.append((block, path))
                 elif here:
-                    waiting.append(task(path, block))
+                    waiting.append((block, task(path, block)))
                     here -= 1
                 else:
-                    waiting.append(pool.submit(task, path, block))
+                    waiting.append((block, pool.submit(task, path, block)))
                 if len(waiting) > workers * _AHEAD:
-                    yield _done(waiting.popleft())
+                    yield _done(*waiting.popleft())
             while waiting:
-                yield _done(waiting.popleft())
+                yield _done(*waiting.popleft())
         except BrokenProcessPool:
             raise UserError("A process that judged rows was killed, as happens when memory runs out.") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _done(path: "Path | Future[Path]") -> Path:
-    return path if isinstance(path, Path) else path.result()
+def _done(block: Block, path: "Path | Future[Path]") -> tuple[Block, Path]:
+    return block, path if isinstance(path, Path) else path.result()
 
 
 def _start_worker() -> None:

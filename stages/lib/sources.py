@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 import pyarrow as pa
@@ -72,6 +72,7 @@ class Block:
 
     first: int  # line of the first row: all that is remembered of a block counts from there
     content: bytes | list[RawRow]  # lines of JSON, not decoded yet, or rows
+    source: str = ""  # the file, as reports name it
 
     def rows(self) -> Iterator[RawRow]:
         """The rows, their lines counted from the beginning of the file."""
@@ -97,8 +98,8 @@ def read(path: Path) -> Iterator[RawRow]:
         yield from block.rows()
 
 
-def blocks(path: Path) -> Iterator[Block]:
-    """Read one file, a few hundred rows at a time.
+def blocks(path: Path, source: str = "") -> Iterator[Block]:
+    """Read one file, a few hundred rows at a time; `source` is what reports call it.
 
     A block ends where the content says so, not after so many rows: an inserted row changes its own block and no other.
 
@@ -111,15 +112,16 @@ def blocks(path: Path) -> Iterator[Block]:
     empty = True
     try:
         if wide := _wide(path):
-            yield Block(1, [RawRow(1, None, Reject(Code.NOT_UTF8, f"{wide}; nothing of it was read"), cut=True)])
+            reject = Reject(Code.NOT_UTF8, f"{wide}; nothing of it was read")
+            yield Block(1, [RawRow(1, None, reject, cut=True)], source)
             return
         for block in reader(path):
             empty = False
-            yield block
+            yield replace(block, source=source)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
     if empty:
-        yield Block(1, [RawRow(1, None, Reject(Code.EMPTY_FILE, "the file holds no row"))])
+        yield Block(1, [RawRow(1, None, Reject(Code.EMPTY_FILE, "the file holds no row"))], source)
 
 
 def _wide(path: Path) -> str | None:

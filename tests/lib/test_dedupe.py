@@ -21,7 +21,7 @@ from stages.lib.dedupe import (
     prepare,
 )
 from stages.lib.records import Message, Record
-from stages.lib.words import hashed
+from stages.lib.words import Words, hashed
 
 EN = re.findall(
     r"\w+",
@@ -191,7 +191,7 @@ def test_the_bands_find_nearly_every_pair_at_their_threshold(bands, similarity):
     common = round(60 * 2 * similarity / (1 + similarity))
     sets = [row for one in half for row in (one, one[:common] + [rng.random() for _ in range(60 - common)])]
     hashes = np.array([int(value * 2**63) for row in sets for value in row], dtype=np.uint64)
-    pieces = dedupe.Pieces(np.arange(0, len(hashes) + 1, 60), hashes)
+    pieces = Words(np.arange(0, len(hashes) + 1, 60), hashes)
     found = {tuple(pair) for pair in candidates(pieces, *bands).tolist()}
     assert sum((row, row + 1) in found for row in range(0, 800, 2)) >= 0.97 * 400
 

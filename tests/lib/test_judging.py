@@ -55,16 +55,8 @@ def run(raw, tmp_path, params_for):
         assert len(blocks) > 20
         params = params_for("validate", **overrides)
         found = list(judge_all(blocks, params, Watch.over(params.unsafe), tmp_path / "memory", workers))
-        firsts = [block.first for block in blocks]
         fit = [one.fit.to_pylist() for one in found]
-        for first, rows in zip(firsts, fit, strict=True):
-            for record in rows:
-                record["line"] += first
-        rejected = [
-            (first + one.line, one.row())
-            for first, judged in zip(firsts, found, strict=True)
-            for one in judged.rejected
-        ]
+        rejected = [(one.line, one.row()) for judged in found for one in judged.rejected]
         return list(chain(*fit)), rejected, sum((one.unused for one in found), Counter())
 
     return on
