@@ -30,6 +30,7 @@ SPLITS = Path("data/splits")
 REPORT = Path("reports/split.json")
 
 NAMES = ("train", "validation", "test")
+_NAMED = 10  # categories in a warning
 LARGE = 10  # rows: a group no larger never counts as swallowing a category, however small that is
 STEP = 0.1  # of similarity, when a group that does is broken up
 
@@ -307,7 +308,7 @@ def read_benchmarks(folder: Path) -> dict[str, str]:
     questions = {}
     files, strange = sources.find(folder)
     for path in strange:
-        warn(f"{path} was not read: only {sources.ENDINGS} files are.")
+        warn(f"{path} was not read: {sources.why_not(path)}.")
     for path in files:
         for found in sources.read(path):
             place = f"{path.relative_to(folder).as_posix()}:{found.line}"
@@ -337,7 +338,9 @@ def main() -> None:
         figures["rows"] = len(records)
     without = [name for name, counts in splits.metrics["categories"].items() if not counts["test"]]
     if without and params.test:
-        warn(f"no test row judges the categories {', '.join(without)}. Add rows to them, or raise split.test.")
+        more = f" and {len(without) - _NAMED:,} more" if len(without) > _NAMED else ""
+        named = ", ".join(without[:_NAMED]) + more
+        warn(f"no test row judges the categories {named}. Add rows to them, or raise split.test.")
     print(_summary(len(records), splits.metrics))
 
 

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from stages.lib import artifacts, dedupe, experiments, forms, judging, quality, rejects, runtime, sources
+from stages.lib import artifacts, dedupe, detectors, experiments, forms, judging, rejects, runtime, sources
 from stages.lib.errors import UserError, run, warn
 from stages.lib.judging import Judged
 from stages.lib.params import load
@@ -36,6 +36,8 @@ RAW = Path("data/raw")
 CLEAN = Path("data/clean")
 MEMORY = Path(".cache/judged")
 REPORT = Path("reports/validate.json")
+_TAGGED = (Code.SECRET, Code.PERSONAL_DATA, Code.UNSAFE, Code.REFUSAL, Code.PLACEHOLDER)
+_OTHERS = 3  # places of other answers that a remark on a conflict names
 _SHOWN = 10  # places that an error names
 _COMPRESSED = 10_000  # rows
 _LARGE = 8 << 20  # bytes of raw files: from here on, starting other processes pays
@@ -121,7 +123,7 @@ def _fit(
     if not files:
         raise UserError(f"{raw} holds no file that can be read ({sources.ENDINGS}). Put your rows there.")
     for path in strange:
-        warn(f"{path} was not read: only {sources.ENDINGS} files are, outside hidden folders.")
+        warn(f"{path} was not read: {sources.why_not(path)}.")
     if workers is None:
         workers = _processors() if sum(path.stat().st_size for path in files) > _LARGE else 1
     blocks = (block for path in files for block in sources.blocks(path, path.relative_to(raw).as_posix()))
@@ -240,25 +242,37 @@ def _remarks(
     for together in conflicts:
         stay = [row for row in together if is_kept[row]]
         for row in stay if len(stay) > 1 else []:
-            others = ", ".join(rows.place(other) for other in stay if other != row)
-            said.append((row, "conflict", f"{others} answers the same question differently"))
+            others = [rows.place(other) for other in stay[: _OTHERS + 1] if other != row][:_OTHERS]
+            more = len(stay) - 1 - len(others)
+            also = f" and {more:,} more" if more else ""
+            verb = "answer" if len(stay) > 2 else "answers"
+            said.append((row, "conflict", f"{', '.join(others)}{also} {verb} the same question differently"))
     contested = {row for row, *_ in said}
     said += [(row, "variation", why) for row, why in varied.items() if row not in contested]
     for row in np.flatnonzero(is_kept & (pc.list_value_length(fit["tags"]).to_numpy() > 0)).tolist():
-        found = list(_findings(fit["tags"][row].as_py()))
-        if any(code == Code.UNSAFE for code, _ in found):
-            (record,) = from_table(fit.slice(row, 1))
-            said += [(row, Code.UNSAFE, finding.reason) for finding in watch.find(record)]
-        for code, kind in found:
-            if code == Code.UNSAFE:
-                continue
-            action = params.secrets if code == Code.SECRET else params.personal_data
-            what = f"what looks like {quality.with_article(kind)}"
-            said.append((row, code, f"{what} was blacked out" if action == "redact" else f"the row holds {what}"))
+        (record,) = from_table(fit.slice(row, 1))
+        said += [(row, code, why) for code, why in _marked(record, params, watch)]
     return [
         {"source": rows.source(row), "line": int(rows.line[row]), "about": about, "reason": why}
         for row, about, why in sorted(said)
     ]
+
+
+def _marked(record: Record, params: ValidateParams, watch: Watch) -> Iterator[tuple[str, str]]:
+    """What the tags of a record say that a person should look at: code and reason."""
+    found = list(_findings(record.tags))
+    if any(code == Code.UNSAFE for code, _ in found):
+        yield from ((Code.UNSAFE, finding.reason) for finding in watch.find(record))
+    for code, kind in found:
+        if code == Code.REFUSAL:
+            yield code, "the answer refuses, as a chat program does"
+        elif code == Code.PLACEHOLDER:
+            yield code, f"the {kind} only says that there is none, and is not part of the question"
+        elif kind in detectors.NAMES:
+            action = params.secrets if code == Code.SECRET else params.personal_data
+            what = f"what looks like {detectors.NAMES[kind]}"
+            masked = f"{what} was replaced by {detectors.MASKS[kind]}; see whether the row still makes sense"
+            yield code, masked if action == "redact" else f"the row holds {what}"
 
 
 def _rejected(records: pa.Table, reasons: Iterable[Reject]) -> list[Rejected]:
@@ -321,10 +335,10 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
 
 
 def _findings(tags: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The secrets, personal data and unsafe content that records are tagged with: code and kind."""
+    """What rules have found in records and tagged them with: code and kind."""
     for tag in tags:
         code, _, kind = tag.partition(":")
-        if kind and code in (Code.SECRET, Code.PERSONAL_DATA, Code.UNSAFE):
+        if kind and code in _TAGGED:
             yield code, kind
 
 
@@ -358,20 +372,31 @@ def _variety(kept: pa.Table, answers: Words) -> dict[str, float]:
     return found | {"compression": round(len(said) / len(zlib.compress(said, 6)), 2)}
 
 
-def check(files: Iterable[Path], params: ValidateParams) -> list[str]:
-    """What is wrong with the rows of some files, each judged by itself, and which of them repeat another exactly."""
+def check(files: Iterable[Path], params: ValidateParams) -> Iterator[str]:
+    """What is wrong with the rows of some files, each judged by itself, and which of them repeat another exactly.
+
+    Fields that nothing reads are warned about: they are no fault, but often a name that was mistyped.
+    """
     first: dict[str, str] = {}
-    problems, watch = [], Watch.over(params.unsafe)
+    watch = Watch.over(params.unsafe)
     for path in files:
-        for row, found in judging.each(sources.read(path), params, watch, Counter(), Counter()):
+        unused = Counter[str]()
+        for row, found in judging.each(sources.read(path), params, watch, unused, Counter()):
             place, reject = f"{path.as_posix()}:{row.line}", found
             if isinstance(reject, Record):
                 earlier = first.setdefault(reject.id, place)
                 if earlier == place:
                     continue
                 reject = Reject(Code.EXACT_DUPLICATE, f"the row says the same as {earlier}")
-            problems.append(f"{place}: {reject.reason}. {reject.code.remedy}")
-    return problems
+            yield f"{place}: {reject.reason}. {reject.code.remedy}"
+        _warn_of_unused(unused, f"{path.as_posix()}: ")
+
+
+def _warn_of_unused(fields: Mapping[str, int], where: str = "") -> None:
+    for name, count in sorted(fields.items()):
+        near = forms.near(name)
+        hint = f' Is "{near}" meant?' if near else ""
+        warn(f'{where}nothing reads the field "{name}" (rows that have it: {count:,}).{hint}')
 
 
 def _require_known_columns(params: ValidateParams) -> None:
@@ -383,10 +408,10 @@ def _require_known_columns(params: ValidateParams) -> None:
 
 def _check_only(files: Iterable[Path], params: ValidateParams) -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # halves of characters in a key
-    problems = check(files, params)
-    for problem in problems:
+    problem = None
+    for problem in check(files, params):
         print(problem)
-    sys.exit(1 if problems else 0)
+    sys.exit(1 if problem else 0)
 
 
 def main() -> None:
@@ -409,8 +434,7 @@ def main() -> None:
             artifacts.write_jsonl(out / "remarks.jsonl", outcome.remarks)
         artifacts.write_json(REPORT, outcome.metrics)
         figures["rows"] = outcome.metrics["rows"]["read"]
-    for name, count in outcome.metrics["unused_fields"].items():
-        warn(f'nothing reads the field "{name}" (rows that have it: {count:,}).')
+    _warn_of_unused(outcome.metrics["unused_fields"])
     print(_summary(outcome.metrics))
     if outcome.remarks:
         print(f"validate: {len(outcome.remarks):,} remarks on rows that were kept → {CLEAN / 'remarks.jsonl'}")

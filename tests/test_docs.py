@@ -154,7 +154,7 @@ def test_every_example_row_is_accepted(page: str, tmp_path: Path, params_for: Ca
         for number, code in enumerate(fences(page, ending)):
             file = tmp_path / f"{number}.{ending}"
             file.write_text(code, encoding="utf-8")
-            assert validate.check([file], params_for("validate")) == []
+            assert list(validate.check([file], params_for("validate"))) == []
 
 
 # Their keys are the data's or the user's own: files, categories, codes, speakers, gates.

@@ -77,6 +77,16 @@ PLANTED = [
         {"conversations": [{"from": "gpt", "value": ANSWER}]},
         {"messages": [{"role": "user", "content": QUESTION_ZH}]},
     ),
+    (
+        Code.UNKNOWN_ROLE,
+        {"conversations": [{"from": "AI", "value": ANSWER}]},
+        {"messages": [{"role": "客服", "content": ANSWER_ZH}]},
+    ),
+    (
+        Code.TOOL_CALL,
+        {"conversations": [{"from": "human", "value": QUESTION}, {"from": "function_call", "value": "{}"}]},
+        {"messages": [{"role": "user", "content": QUESTION_ZH}, {"role": "tool", "content": ANSWER_ZH}]},
+    ),
     (Code.CONTROL_CHARACTERS, alpaca(answer="On its\x07 way"), alpaca(QUESTION_ZH, "\ud83d 好")),
     (Code.PLACEHOLDER, alpaca(answer="<NoInput>"), alpaca(QUESTION_ZH, "ｎａｎ")),
     (Code.ECHO, alpaca(answer=QUESTION.upper()), alpaca(QUESTION_ZH, f" {QUESTION_ZH}")),
@@ -207,7 +217,7 @@ def test_broken_conversations_leave_the_others_alone(run):
         chat("human", "gpt"),
     ]
     outcome = run({"a.json": json.dumps(rows)})
-    assert [code for _, code in places(outcome)] == [Code.ROLE_ORDER] * 4
+    assert [code for _, code in places(outcome)] == [Code.ROLE_ORDER] * 3 + [Code.TOOL_CALL]
     assert len(outcome.kept) == 2
     assert outcome.metrics["renamed_speakers"] == {"GPT ": 1, "gpt": 1, "human": 2}
 
@@ -263,6 +273,17 @@ def test_a_row_goes_only_for_a_row_that_stays(run, language, size):
     assert len(stayed) > 1
 
 
+MASKED = "what looks like an e-mail address was replaced by [EMAIL]; see whether the row still makes sense"
+
+
+def test_a_question_with_many_answers_names_a_few_of_them(run):
+    rows = [alpaca("Write a short poem, please.", f"Roses are {number}.") for number in range(50)]
+    remarks = run({"a.jsonl": rows}).remarks
+    assert len(remarks) == 50
+    assert remarks[0]["reason"] == "a.jsonl:2, a.jsonl:3, a.jsonl:4 and 46 more answer the same question differently"
+    assert remarks[2]["reason"] == "a.jsonl:1, a.jsonl:2, a.jsonl:4 and 46 more answer the same question differently"
+
+
 def test_what_a_person_should_look_at_among_the_kept_rows_is_named_with_its_place(run):
     rng = random.Random(9)
     ask = text(rng, 30)
@@ -274,16 +295,20 @@ def test_what_a_person_should_look_at_among_the_kept_rows_is_named_with_its_plac
         alpaca(f"{ask} please", text(rng, 30)),
         GOOD,
         alpaca("Rude caller, what do I say? He said: kill yourself.", "Goodbye."),
+        alpaca("Write me a poem.", "As an AI language model, I cannot write poems."),
+        alpaca("What is the weather like in your shop?", "Warm.", input="<noinput>"),
     ]
     assert [tuple(remark.values()) for remark in run({"a.jsonl": rows}).remarks] == [
         ("a.jsonl", 1, "conflict", "a.jsonl:2 answers the same question differently"),
         ("a.jsonl", 2, "conflict", "a.jsonl:1 answers the same question differently"),
-        ("a.jsonl", 3, "personal-data", "what looks like an email was blacked out"),
+        ("a.jsonl", 3, "personal-data", MASKED),
         ("a.jsonl", 5, "variation", "the question is nearly that of a.jsonl:4 (similarity 0.97), but not the answer"),
         ("a.jsonl", 7, "unsafe", 'the row holds "kill yourself" (self-harm)'),
+        ("a.jsonl", 8, "refusal", "the answer refuses, as a chat program does"),
+        ("a.jsonl", 9, "placeholder", "the input only says that there is none, and is not part of the question"),
     ]
     flagged = run({"a.jsonl": rows[2:3]}, personal_data="flag").remarks
-    assert [remark["reason"] for remark in flagged] == ["the row holds what looks like an email"]
+    assert [remark["reason"] for remark in flagged] == ["the row holds what looks like an e-mail address"]
     settled = run({"a.jsonl": rows[:2]}, conflicting_answers="first").remarks
     assert settled == []
 
@@ -438,7 +463,7 @@ def test_whatever_the_files_hold_every_row_is_accounted_for(tmp_path_factory, pa
 def test_check_tells_the_place_the_fault_and_the_way_out(tmp_path, params_for):
     folder = write(tmp_path, {"a.jsonl": [GOOD, alpaca(answer="")], "b.json": json.dumps([GOOD])})
     files = [folder / "a.jsonl", folder / "b.json"]
-    assert check(files, params_for("validate")) == [
+    assert list(check(files, params_for("validate"))) == [
         f"{files[0]}:2: the answer is empty. Write the answer, or remove the row.",
         f"{files[1]}:1: the row says the same as {files[0]}:1. Remove one of the two.",
     ]

@@ -1,11 +1,15 @@
 """Rows of a CSV file with a header. Every cell is text as it stands: `007` and `NA` stay what they are."""
 
 import csv
+import re
 from collections.abc import Iterator
 from typing import TextIO
 
 from stages.lib.raw import RawRow, broken, not_utf8
 
+_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+_PLAIN = {"expected after '\"'": "a quotation mark stands inside a cell; write it twice"}
+_SEP = re.compile(r"sep=([,;\t])\s*")  # Excel's own line, above the header
 _LONGEST = 1 << 24  # characters of a cell: then a quotation mark was never closed
 
 
@@ -18,14 +22,17 @@ def from_table(file: TextIO) -> Iterator[RawRow]:
             yield row
         elif not header:
             bad = not_utf8(line, lines.text, cut=True)
-            if not bad and len(set(row)) < len(row):
+            header = [name.strip() for name in row]
+            if not bad and len(set(header)) < len(header):
                 bad = broken(line, lines.text, "not CSV: the header names a column twice", cut=True)
             if bad:
                 yield bad
                 return
-            header = row
         elif len(row) != len(header):
-            what = f"not CSV: {len(row)} cells stand under a header of {len(header)}"
+            what = (
+                f"not CSV: the row has {len(row)} cells, the header {len(header)}; a cell that holds "
+                f"{_NAMES[lines.delimiter]} stands in quotation marks"
+            )
             yield not_utf8(line, lines.text) or broken(line, lines.text, what)
         else:
             yield not_utf8(line, lines.text) or RawRow(line, dict(zip(header, row, strict=True)))
@@ -34,9 +41,9 @@ def from_table(file: TextIO) -> Iterator[RawRow]:
 def _rows(lines: "_Lines") -> Iterator[tuple[int, list[str] | RawRow]]:
     """The cells of each row, or why there are none, with the line where the row begins."""
     csv.field_size_limit(_LONGEST)  # the default, 128 KiB, would reject a long answer
-    cells = csv.reader(lines, strict=True, delimiter=lines.delimiter())
+    cells = csv.reader(lines, strict=True, delimiter=lines.delimiter)
     while True:
-        line = cells.line_num + 1
+        line = lines.first + cells.line_num
         lines.forget()
         try:
             row = next(cells)
@@ -44,7 +51,7 @@ def _rows(lines: "_Lines") -> Iterator[tuple[int, list[str] | RawRow]]:
             return
         except csv.Error as error:
             is_open = str(error).startswith(("unexpected end", "field larger"))
-            what = "a quotation mark is never closed" if is_open else str(error)
+            what = "a quotation mark is never closed" if is_open else _PLAIN.get(str(error)[4:], str(error))
             yield line, not_utf8(line, lines.text) or broken(line, lines.text, f"not CSV: {what}", cut=is_open)
             if is_open:
                 return
@@ -54,20 +61,27 @@ def _rows(lines: "_Lines") -> Iterator[tuple[int, list[str] | RawRow]]:
 
 
 class _Lines:
-    """The lines of a file; `text` holds those since the last `forget`."""
+    """The lines of a file from `first` on; `text` holds those since the last `forget`."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
-        self._ahead: list[str] = []
         self._seen: list[str] = []
+        self._ahead = self._up_to_text()
+        self.first = 1
+        last = self._ahead[-1] if self._ahead else ""
+        if sep := _SEP.fullmatch(last):
+            self.first += len(self._ahead)
+            self._ahead = []
+        # As spreadsheets export them: what Excel's own line says, or the most frequent sign of the header.
+        self.delimiter = sep[1] if sep else max(_NAMES, key=last.count)
 
-    def delimiter(self) -> str:
-        """What stands between the cells, as spreadsheets export them: the most frequent sign of the first line."""
+    def _up_to_text(self) -> list[str]:
+        lines = []
         for line in self._file:
-            self._ahead.append(line)
+            lines.append(line)
             if line.strip():
-                return max(",;\t", key=line.count)
-        return ","
+                break
+        return lines
 
     def __iter__(self) -> "_Lines":
         return self

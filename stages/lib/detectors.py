@@ -90,7 +90,11 @@ def _is_key(match: Match) -> bool:
 
 
 # RFC 2606 and RFC 6761: these belong to nobody, so an address there is the right way to write an example.
-_NOBODYS = re.compile(r"(?:^|\.)(?:example(?:\.com|\.net|\.org)?|test|invalid|localhost)$")
+_NOBODYS = re.compile(
+    r"(?:^|\.)(?:example(?:\.com|\.net|\.org)?|test|invalid|localhost)$"
+    # and as people write examples all the same: your-company.com, example-domain.org, mydomain.com
+    r"|^(?:(?:example|your|my)-?)?(?:domain|company|website|organi[sz]ation|business|school|provider)\.(?:com|net|org)$"
+)
 _FILE_ENDINGS = {"png", "jpg", "jpeg", "gif", "svg", "webp", "pdf", "json", "html", "js", "css", "py", "md", "txt"}
 
 
@@ -243,6 +247,25 @@ DETECTORS: tuple[Detector, ...] = (
         _is_public_address,
     ),
 )
+
+
+# How a sentence names them.
+NAMES = {
+    "private-key": "a private key",
+    "aws-key": "an AWS key",
+    "aws-secret": "an AWS secret",
+    "github-token": "a GitHub token",
+    "slack-token": "a Slack token",
+    "openai-key": "an OpenAI key",
+    "hugging-face-token": "a Hugging Face token",
+    "jwt": "a JSON web token",
+    "email": "an e-mail address",
+    "id-number": "an ID number",
+    "card": "a card number",
+    "phone": "a phone number",
+    "ip-address": "an IP address",
+}
+MASKS = {detector.kind: detector.mask for detector in DETECTORS}
 
 
 def _ranks(of_tokens: bool) -> dict[bytes, list[int]]:

@@ -11,13 +11,15 @@ An optional field that is null or blank counts as absent. Fields that nothing re
 can be counted.
 """
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 from stages.lib.records import UNCATEGORISED, Message, Record
 from stages.lib.rejects import Code, Reject
-from stages.lib.words import is_blank
+from stages.lib.words import bare, is_blank, same
 
 # Who speaks, as public chat sets write it; compared without case and outer blanks.
 ROLES = {
@@ -32,8 +34,12 @@ ROLES = {
     "bot": "assistant",
 }
 
+# Tools speak and are called under these names (OpenAI, ShareGPT, glaive, ipython of Llama).
+TOOLS = {"tool", "tools", "tool_call", "tool_calls", "tool_response", "observation", "ipython"}
+TOOLS |= {"function", "function_call", "function_response"}
 
 LANGUAGE = "language:"  # begins the tag that keeps a row's language
+NO_INPUT = f"{Code.PLACEHOLDER}:input"  # tags a row whose input said only that there is none
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,13 @@ class Question(NamedTuple):
     input: str | None
 
 
-def parse(row: Any, source: str, line: int, columns: Mapping[str, str]) -> Parsed | Reject:
+def parse(
+    row: Any, source: str, line: int, columns: Mapping[str, str], placeholders: Iterable[str] = ()
+) -> Parsed | Reject:
     """Read one decoded row of any known form."""
     if not isinstance(row, dict):
         return Reject(Code.WRONG_TYPE, f"the row is {_kind(row)}, not an object with fields")
-    fields = _Fields(row, columns)
+    fields = _Fields(row, columns, tuple(placeholders))
     messages, own = _conversation(fields)
     category = fields.optional("category") or UNCATEGORISED
     tags = _tags(fields)
@@ -89,7 +97,9 @@ def question_of(row: Any) -> Question | None:
 class _Fields:
     """A row under our names for its fields, remembering which of them were read and what is wrong with them."""
 
-    def __init__(self, row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+    def __init__(self, row: Mapping[str, Any], columns: Mapping[str, str], placeholders: tuple[str, ...]) -> None:
+        self._columns = columns
+        self._placeholders = placeholders
         self._theirs = {ours: theirs for ours, theirs in columns.items() if theirs in row}
         self._row = row
         if self._theirs:
@@ -98,6 +108,7 @@ class _Fields:
             self._row |= {ours: row[theirs] for ours, theirs in self._theirs.items()}
         self._read = {"id"}
         self._strange: set[str] = set()
+        self.tags: list[str] = []  # ours, beside the row's own
         self.renamed: list[str] = []
         self.faults: list[Reject] = []
 
@@ -111,7 +122,13 @@ class _Fields:
 
     def names(self) -> str:
         """What the row has, in words."""
-        return "it has " + ", ".join(self.shown(name) for name in self._row) if self._row else "it has no field"
+        names = [self.shown(name) for name in self._row]
+        if not names:
+            return "the row has no field"
+        if len(names) == 1 and isinstance(next(iter(self._row.values())), list):
+            return f'the row has only the list "{names[0]}"; if that holds the rows, leave nothing around it'
+        hints = [f'is "{name}" meant for "{near_it}"?' for name in names if (near_it := near(name, names))]
+        return "; ".join(["the row has " + ", ".join(names), *hints])
 
     def has_any(self, names: Iterable[str]) -> bool:
         for name in names:  # noqa: SIM110  # this is called for every row, and `any` takes three times as long
@@ -127,7 +144,10 @@ class _Fields:
         """A text that must be there, though it may be blank."""
         value = self.get(name)
         if value is None:
+            theirs = self._columns.get(name)
             state = "null" if name in self._row else f"missing; {self.names()}"
+            if theirs is not None and name not in self._row:
+                state = f'missing: validate.columns calls it "{theirs}"; {self.names()}'
             self.fault(Code.MISSING_FIELD, f'"{self.shown(name)}" is {state}', field=self.shown(name))
             return ""
         return self.as_text(value, f'"{self.shown(name)}"')
@@ -139,6 +159,14 @@ class _Fields:
             return None
         text = self.as_text(value, f'"{self.shown(name)}"')
         return None if is_blank(text) else text
+
+    def own_input(self) -> str | None:
+        """An alpaca row's `input`, unless it only says that there is none."""
+        own = self.optional("input")
+        if own is None or not is_placeholder(same(own), self._placeholders):
+            return own
+        self.tags.append(NO_INPUT)
+        return None
 
     def as_text(self, value: Any, what: str) -> str:
         """A value that has to be a text."""
@@ -165,6 +193,32 @@ class _Fields:
         """The fields that hold something and that nothing read."""
         rest = {self.shown(name) for name in self._row.keys() - self._read if self._row[name] is not None}
         return tuple(sorted(rest | self._strange))
+
+
+def near(name: str, others: Iterable[str] = ()) -> str | None:
+    """Our field whose name was mistyped so, if the row does not have that as well."""
+    if name in FIELDS or "[]" in name:
+        return None
+    free = [field for field in FIELDS if field not in others]
+    return next(iter(difflib.get_close_matches(name.strip().lower(), free, 1, 0.75)), None)
+
+
+def is_placeholder(plain: str, phrases: tuple[str, ...]) -> bool:
+    """Whether a text, which went through `same`, is nothing but one of some words that stand for none."""
+    return len(plain) <= _longest(phrases) + _SIGNS and bare(plain) in _plain(phrases)
+
+
+_SIGNS = 8  # around a placeholder, at most: ` <noinput> `
+
+
+@cache
+def _plain(phrases: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(bare(same(phrase)) for phrase in phrases)
+
+
+@cache
+def _longest(phrases: tuple[str, ...]) -> int:
+    return max(map(len, _plain(phrases)), default=0)
 
 
 def _shown(value: Any) -> str:
@@ -218,7 +272,7 @@ def _alpaca(fields: _Fields) -> tuple[list[Message], str | None]:
             fields.fault(Code.WRONG_TYPE, f"{what} has {len(both)} texts, not a question and an answer")
         for role, said in zip(("user", "assistant"), both, strict=False):
             messages.append(Message(role, fields.as_text(said, what)))
-    own = fields.optional("input")
+    own = fields.own_input()
     messages.append(Message("user", _joined(fields.text("instruction"), own)))
     messages.append(Message("assistant", fields.text("output")))
     return messages, own
@@ -255,33 +309,45 @@ FIELDS = (
 
 def _turns(fields: _Fields, name: str) -> list[Message]:
     """A list of turns; either form's keys will do, since public sets mix them."""
-    messages = []
+    messages, tools = [], []
     for number, turn in enumerate(fields.as_list(fields.get(name), f'"{fields.shown(name)}"'), 1):
         what = f"turn {number}"
         if not isinstance(turn, dict):
             fields.fault(Code.WRONG_TYPE, f"{what} is {_kind(turn)}, not an object")
             continue
         speaker, said = ("role", "content") if "role" in turn else ("from", "value")
+        if _plainly(turn.get(speaker)) in TOOLS or turn.get("tool_calls") or turn.get("function_call"):
+            tools.append(number)
+            continue
         role = _role(turn.get(speaker), what, fields)
-        if turn.get("tool_calls") or turn.get("function_call"):
-            fields.fault(Code.ROLE_ORDER, f"{what} calls a tool, which cannot be trained here", turn=number)
-        elif turn.get(said) is None:
+        if turn.get(said) is None:
             fields.fault(Code.MISSING_FIELD, f'{what} has no "{said}"', turn=number)
         else:
             messages.append(Message(role, fields.as_text(turn[said], f'"{said}" of {what}')))
         for key in turn.keys() - {speaker, said}:
             if turn[key] is not None:
                 fields.ignore(f"{fields.shown(name)}[].{key}")
+    offered = fields.get("tools")
+    if tools:
+        which = ", ".join(map(str, tools))
+        turns = f"turn {which} is a tool's, or calls" if len(tools) == 1 else f"turns {which} are a tool's, or call"
+        fields.fault(Code.TOOL_CALL, f"{turns} one; tools cannot be trained here", turns=tools)
+    elif offered and (not isinstance(offered, str) or _plainly(offered) not in ("", "[]", "{}", "null")):
+        fields.fault(Code.TOOL_CALL, "the row offers tools, which cannot be trained here", field="tools")
     return messages
+
+
+def _plainly(value: Any) -> str:
+    return value.strip().casefold() if isinstance(value, str) else ""
 
 
 def _role(tag: Any, what: str, fields: _Fields) -> str:
     if tag is None:
         fields.fault(Code.MISSING_FIELD, f"{what} does not say who speaks")
         return ""
-    role = ROLES.get(fields.as_text(tag, f"the speaker of {what}").strip().casefold(), "")
+    role = ROLES.get(_plainly(fields.as_text(tag, f"the speaker of {what}")), "")
     if not role and isinstance(tag, str):
-        fields.fault(Code.ROLE_ORDER, f'{what} is spoken by "{tag}"; known are {", ".join(ROLES)}', tag=tag)
+        fields.fault(Code.UNKNOWN_ROLE, f'{what} is spoken by "{tag}"', tag=tag)
     elif tag != role:
         fields.renamed.append(tag)
     return role
@@ -308,4 +374,4 @@ def _tags(fields: _Fields) -> tuple[str, ...]:
     items = [value] if isinstance(value, str) else fields.as_list(value or [], '"tags"')
     tags = [tag.strip() for tag in (fields.as_text(item, "a tag") for item in items) if not is_blank(tag)]
     language = fields.optional("language")
-    return (*tags, f"{LANGUAGE}{language.strip()}") if language else tuple(tags)
+    return (*tags, *fields.tags, *([f"{LANGUAGE}{language.strip()}"] if language else []))

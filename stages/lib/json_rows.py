@@ -8,7 +8,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,10 +22,15 @@ _READ = 1 << 20  # characters read at once
 _LONGEST = 1 << 28  # characters of one row: then it is no row, but an error that would swallow the rest of the file
 _LITERAL = 16  # characters: an error so near to the end of what was read may be no error when more is
 _BLANKS = re.compile(f"[{_SPACE}]*")
+_BEGINNING = re.compile(r'[\[{"\d-]|true|false|null|NaN|-?Infinity|$')
+_SHOWN = 20  # characters of a file that is something else
 
 
 def has_one_object_a_line(path: Path) -> bool:
-    """One of the first two lines that hold anything is an object by itself, and no array is opened before it."""
+    """One of the first two lines that hold anything is an object by itself, or most lines look like one.
+
+    Two broken rows at its head do not make a file another form: read as values, it would end at the first of them.
+    """
     head = b""
     try:
         with streams.opened(path) as file:
@@ -34,8 +38,15 @@ def has_one_object_a_line(path: Path) -> bool:
                 head += more
     except streams.Damaged:
         pass  # who reads the rows finds out, too
-    lines = list(islice(filter(None, (line.strip() for line in head.removeprefix(streams.BOM).split(b"\n"))), 2))
-    return bool(lines) and not lines[0].startswith(b"[") and any(map(_is_object, lines))
+    lines = [line.rstrip() for line in head.removeprefix(streams.BOM).split(b"\n") if line.strip()]
+    if not lines or lines[0].lstrip().startswith(b"["):
+        return False
+    return any(map(_is_object, lines[:2])) or sum(map(_looks_like_an_object, lines)) > len(lines) / 2
+
+
+def _looks_like_an_object(line: bytes) -> bool:
+    """An object inside another is indented, as a rule, or other brackets close behind it."""
+    return line.startswith(b"{") and line.endswith((b"}", b"},")) and line.count(b"{") == line.count(b"}")
 
 
 def _is_object(line: bytes) -> bool:
@@ -55,7 +66,9 @@ def from_lines(lines: Iterable[bytes], first: int = 1) -> Iterator[RawRow]:
         try:
             value, end = decoder.decode(text, 0)
             if end < len(text):
-                raise json.JSONDecodeError("text follows the object", text, end)
+                what = "a comma follows the row; here every row has a line to itself, without commas"
+                what = what if text[end:] == "," else "text follows the row; here every row has a line to itself"
+                raise json.JSONDecodeError(what, text, end)
         except (ValueError, RecursionError) as error:
             yield not_utf8(number, text) or broken(number, text, f"not JSON: {_what(error)}")
         else:
@@ -68,6 +81,8 @@ def from_values(file: TextIO) -> Iterator[RawRow]:
     decoder = _StrictDecoder()
     in_array = window.peek() == "["
     try:
+        if not window.begins_a_value():
+            raise window.fault(f'the file begins with "{window.ahead()}"')
         if in_array:
             window.step()
         while (following := window.peek()) and not (in_array and following == "]"):
@@ -113,6 +128,14 @@ class _Window:
             self._at = _BLANKS.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches anything
             if self._at < len(self._text) or not self._read():
                 return self._text[self._at : self._at + 1]
+
+    def begins_a_value(self) -> bool:
+        """Whether what comes next can be JSON at all; so can nothing."""
+        return bool(_BEGINNING.match(self._text, self._at))
+
+    def ahead(self) -> str:
+        """What comes next, to be shown."""
+        return " ".join(self._text[self._at : self._at + _SHOWN].split())
 
     def step(self) -> None:
         """Go on by one character."""

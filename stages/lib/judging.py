@@ -88,7 +88,7 @@ def each(
 ) -> Iterator[tuple[RawRow, Record | Reject]]:
     """Rows with what becomes of each; the fields that nothing reads and the renamed speakers are counted."""
     for row in rows:
-        parsed = row.reject or forms.parse(row.value, "", row.line, params.columns)
+        parsed = row.reject or forms.parse(row.value, "", row.line, params.columns, params.placeholders)
         if isinstance(parsed, Reject):
             yield row, parsed
             continue
@@ -98,6 +98,8 @@ def each(
 
 
 def _guarded(record: Record, params: ValidateParams, watch: Watch) -> Record | Reject:
+    if params.refusals == "flag" and quality.refuses(record):
+        record = record.tagged([quality.REFUSED])
     watched = watch.judge(record)
     return watched if isinstance(watched, Reject) else quality.protect(watched, params)
 

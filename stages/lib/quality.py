@@ -6,15 +6,14 @@ A rule decides and returns a value; counting and writing happen once, in the sta
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 from stages.lib import scripts
-from stages.lib.detectors import Detector, find, may_hold
-from stages.lib.forms import LANGUAGE
+from stages.lib.detectors import NAMES, Detector, find, may_hold
+from stages.lib.forms import LANGUAGE, is_placeholder
 from stages.lib.records import Message, Record
 from stages.lib.rejects import Code, Reject
-from stages.lib.words import is_blank, same, words
+from stages.lib.words import is_blank, words
 from stages.params.validate import ValidateParams
 
 Rule = Callable[[Record, ValidateParams], Reject | None]
@@ -55,15 +54,10 @@ def _blank(record: Record, role: str, code: Code) -> Reject | None:
 
 def placeholder(record: Record, params: ValidateParams) -> Reject | None:
     """The last answer is a word that stands for none: `<noinput>`, or the `nan` of a table that went through pandas."""
-    if record.messages[-1].plain not in _plain(tuple(params.placeholders)):
+    if not is_placeholder(record.messages[-1].plain, tuple(params.placeholders)):
         return None
     said = record.answer.strip()
     return Reject(Code.PLACEHOLDER, f'the answer is only "{said}"', {"answer": said})
-
-
-@cache
-def _plain(phrases: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(map(same, phrases))
 
 
 def echo(record: Record, _: ValidateParams) -> Reject | None:
@@ -74,18 +68,28 @@ def echo(record: Record, _: ValidateParams) -> Reject | None:
 
 
 _REFUSES = re.compile(
-    r"as an? (?:ai|artificial intelligence|(?:large )?language model)\b"
-    r"|i(?:'m| am) (?:an ai|just an ai|a language model)\b"
-    r"|i(?:'m| am) (?:very )?(?:sorry|afraid),? (?:but )?(?:as an ai,? )?i.{0,20}?\b(?:cannot|can't|unable|not able)\b"
-    r"|i (?:cannot|can't|can not|am unable to|am not able to) (?:assist|help|comply|fulfill|provide|create|generate)\b"
-    r"|(?:很?抱歉|对不起)[,，]?\s?(?:但是?)?我(?:无法|不能)"
-    r"|(?:作为|我是|我只是)一?[个名]?\s?(?:ai|人工智能|语言模型)"
+    r"(?:i(?:'m| am) (?:very |really |so )?(?:sorry|afraid)\b.{0,20}?)?"
+    r"(?:as|i(?:'m| am)(?: just| only)?) an? (?:ai|artificial intelligence|(?:large )?language model)\b.{0,80}?"
+    r"(?:\bcan(?:not|'t| not)|\bdo(?: not|n't)|\b(?:am|i'm) (?:not|unable)|\black|\bhave no)\b"
+    r"|i(?:'m| am) (?:very |really |so )?(?:sorry|afraid)\b.{0,20}?\bi"
+    r"(?: can(?:not|'t| not)|(?: am|'m) (?:unable|not able)| do(?: not|n't) have the (?:cap)?ability)\b"
+    r"|i (?:can(?:not|'t| not)|am (?:unable|not able) to) (?:assist|help|comply|fulfill|provide|create|generate)\b"
+    r"|(?:很?抱歉|对不起),?\s?(?:但是?)?(?:作为.{0,15}?,\s?)?我(?:无法|不能|没有)"
+    r"|(?:作为|我是|我只是)一?[个名款]?\s?(?:ai|人工智能|大?型?语言模型).{0,20}?(?:无法|不能|没有|不具备)"
 )
 
 
-def refusal(record: Record, params: ValidateParams) -> Reject | None:
+REFUSED = f"{Code.REFUSAL}:refusal"  # tags a row whose answer refuses
+
+
+def refuses(record: Record) -> bool:
     """The last answer begins as chat programs refuse, in English or Chinese."""
-    if params.refusals == "drop" and _REFUSES.match(record.messages[-1].plain.replace("\u2019", "'")):
+    return bool(_REFUSES.match(record.messages[-1].plain.replace("\u2019", "'")))
+
+
+def refusal(record: Record, params: ValidateParams) -> Reject | None:
+    """The last answer refuses, and `refusals` says to drop such rows."""
+    if params.refusals == "drop" and refuses(record):
         return Reject(Code.REFUSAL, "the answer refuses, as a chat program does")
     return None
 
@@ -103,7 +107,10 @@ def repetition(record: Record, params: ValidateParams) -> Reject | None:
     share = 1 - len(set(runs)) / len(runs) if len(found) >= _RUNS else 0
     if share <= params.max_repetition:
         return None
-    reason = f"{share:.0%} of the answer's 3-word runs stood in it before, more than {params.max_repetition:.0%}"
+    reason = (
+        f"the answer repeats itself: {share:.0%} of its 3-word runs stood in it before, more than "
+        f"validate.max_repetition ({params.max_repetition:.0%})"
+    )
     return Reject(Code.REPETITION, reason, {"share": round(share, 3), "maximum": params.max_repetition})
 
 
@@ -179,16 +186,16 @@ def protect(record: Record, params: ValidateParams) -> Record | Reject:
     kinds = sorted(found, key=lambda detector: (detector.code is not Code.SECRET, detector.kind))
     for detector in kinds:
         if _action(detector, params) == "drop":
-            reason = f"the row holds what looks like {with_article(detector.kind)}"
+            reason = f"the row holds what looks like {NAMES[detector.kind]}"
             return Reject(detector.code, reason, {"kind": detector.kind})
     if not kinds:
         return record
     messages = tuple(Message(message.role, mask(message.content, params)) for message in record.messages)
-    tags = [*record.tags, *(f"{detector.code}:{detector.kind}" for detector in kinds)]
+    tags = [f"{detector.code}:{detector.kind}" for detector in kinds]
     own = None if record.input is None else mask(record.input, params)
     if own is not None and not messages[-2].content.endswith(own):
         own = None  # a key that begins in the instruction and ends in the input
-    return replace(record, messages=messages, input=own, tags=tuple(dict.fromkeys(tags)))
+    return replace(record, messages=messages, input=own).tagged(tags)
 
 
 def mask(value: Any, params: ValidateParams) -> Any:
@@ -212,9 +219,3 @@ def mask(value: Any, params: ValidateParams) -> Any:
 
 def _action(detector: Detector, params: ValidateParams) -> str:
     return params.secrets if detector.code is Code.SECRET else params.personal_data
-
-
-def with_article(kind: str) -> str:
-    """A kind of finding in a sentence: `an id number`."""
-    words = kind.replace("-", " ")
-    return f"an {words}" if words[0] in "aeioAEIO" else f"a {words}"

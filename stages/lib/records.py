@@ -1,7 +1,7 @@
 """The record: one conversation that is kept, and the table that holds them."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -79,6 +79,10 @@ class Record:
     def plain_question(self) -> str:
         """The question, blind to case, width and spaces."""
         return " ".join(message.plain for message in self.messages[:-1] if message.role != "system")
+
+    def tagged(self, tags: Iterable[str]) -> "Record":
+        """The same with more tags, each once."""
+        return replace(self, tags=tuple(dict.fromkeys([*self.tags, *tags])))
 
     def row(self) -> dict[str, Any]:
         """The row of `records.parquet`."""

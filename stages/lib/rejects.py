@@ -32,8 +32,8 @@ class Code(StrEnum):
     )
     UNREADABLE = (
         "unreadable",
-        "the file cannot be read from this row on: it is no Parquet, or its compressed bytes end too early",
-        "Write the file again.",
+        "the file cannot be read from this row on: it is damaged, cut off, or no such file as its name says",
+        "Write or copy the file again, and let its name end in what it is.",
     )
     EMPTY_FILE = "empty-file", "the file holds no row", "Fill or remove the file."
     JSON_SYNTAX = (
@@ -84,8 +84,18 @@ class Code(StrEnum):
     )
     ROLE_ORDER = (
         "role-order",
-        "the turns of a conversation are not user, assistant, user, assistant …, or a tool speaks in it",
-        "Put the turns in order, or remove the row.",
+        "the turns of a conversation are not user, assistant, user, assistant …",
+        "Let user and assistant take turns, the assistant last, or remove the row.",
+    )
+    UNKNOWN_ROLE = (
+        "unknown-role",
+        "a turn is spoken by somebody else than user, assistant or system, or by one of their other names",
+        "Write user, assistant or system.",
+    )
+    TOOL_CALL = (
+        "tool-call",
+        "a tool is offered, called or speaks in the conversation, which cannot be trained here",
+        "Remove the row; or, if nothing in it needs the tools, remove what names them.",
     )
     CONTROL_CHARACTERS = (
         "control-characters",

@@ -46,6 +46,21 @@ def find(folder: Path) -> tuple[list[Path], list[Path]]:
     return readable, strange
 
 
+def why_not(path: Path) -> str:
+    """Why a file that `find` calls strange cannot be read."""
+    if path.is_file():
+        return f"only {ENDINGS} files are, outside hidden folders"
+    return f"it is {_no_file(path)}"
+
+
+def _no_file(path: Path) -> str:
+    if path.is_dir():
+        return "a folder; name the files in it" if not path.is_symlink() else "a link to a folder"
+    if path.is_symlink():
+        return "a link to a file that is gone"
+    return "no ordinary file" if path.exists() else "not there"
+
+
 def _below(folder: Path) -> Iterator[Path]:
     """Every file, and every link to a folder, which is not followed: it may lead out of what DVC watches."""
 
@@ -109,11 +124,12 @@ def blocks(path: Path, source: str = "") -> Iterator[Block]:
     reader = _READERS.get(_ending(path))
     if reader is None:
         raise UserError(f"{path}: only {ENDINGS} files can be read{_PACKED}.")
+    if not path.is_file():
+        raise UserError(f"{path} cannot be read: it is {_no_file(path)}.")
     empty = True
     try:
-        if wide := _wide(path):
-            reject = Reject(Code.NOT_UTF8, f"{wide}; nothing of it was read")
-            yield Block(1, [RawRow(1, None, reject, cut=True)], source)
+        if other := _other(path):
+            yield Block(1, [RawRow(1, None, other, cut=True)], source)
             return
         for block in reader(path):
             empty = False
@@ -124,8 +140,18 @@ def blocks(path: Path, source: str = "") -> Iterator[Block]:
         yield Block(1, [RawRow(1, None, Reject(Code.EMPTY_FILE, "the file holds no row"))], source)
 
 
-def _wide(path: Path) -> str | None:
-    """What to say of a file whose characters take two bytes each, as some Windows programs save text."""
+_OTHERS = {
+    b"PK\x03\x04": "a zip archive (as .xlsx and .docx are)",
+    b"\x1f\x8b": "compressed with gzip",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"%PDF": "a PDF",
+    b"PAR1": "Parquet",
+    b"\xd0\xcf\x11\xe0": "an old Word or Excel file",
+}
+
+
+def _other(path: Path) -> Reject | None:
+    """What to say of a file that is something else than text in UTF-8, whatever its name is."""
     if _ending(path) == ".parquet":
         return None
     try:
@@ -133,10 +159,14 @@ def _wide(path: Path) -> str | None:
             head = file.read1(64)
     except streams.Damaged:
         return None  # who reads the rows finds out, too
+    for mark, what in _OTHERS.items():
+        if head.startswith(mark):
+            reason = f"the file is {what}, not {_ending(path)[1:].upper()}; nothing of it was read"
+            return Reject(Code.UNREADABLE, reason)
     is_wide = head.startswith((b"\xff\xfe", b"\xfe\xff")) or (
         len(head) > 3 and 0 in (head[0], head[1]) and 0 in head[2:4]
     )
-    return "the file is UTF-16, not UTF-8" if is_wide else None
+    return Reject(Code.NOT_UTF8, "the file is UTF-16, not UTF-8; nothing of it was read") if is_wide else None
 
 
 def _json(path: Path) -> Iterator[Block]:
@@ -170,7 +200,9 @@ def _parquet_rows(path: Path) -> Iterator[RawRow]:
     except (PermissionError, FileNotFoundError):
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
-        reason = f"not Parquet: {(str(error) or repr(error)).splitlines()[0]}; nothing after it was read"
+        what = "no Parquet file" if not number and "magic bytes" in str(error) else "a damaged Parquet file"
+        said = (str(error) or repr(error)).splitlines()[0]
+        reason = f"the file is {what} ({said}); nothing after it was read"
         yield RawRow(number + 1, None, Reject(Code.UNREADABLE, reason), cut=True)
 
 

@@ -14,6 +14,13 @@ BOM = b"\xef\xbb\xbf"
 _ESCAPED = re.compile("[\udc80-\udcff]")  # Python's "surrogateescape"
 
 
+_DAMAGE = {
+    "Truncated compressed stream": "the compressed file is cut off",
+    "incorrect header check": "the file is not compressed with gzip",
+    "Unknown frame descriptor": "the file is not compressed with zstd",
+}
+
+
 class Damaged(Exception):
     """The compressed file ends too early, or is none."""
 
@@ -47,7 +54,7 @@ class _Unpacked(io.RawIOBase):
         except OSError as error:
             if error.errno is not None:  # the system's, not the codec's
                 raise
-            raise Damaged(f"not {self._codec}: {error}") from None
+            raise Damaged(_DAMAGE.get(str(error).rpartition(": ")[2], f"the {self._codec} file is damaged")) from None
 
 
 def lines(path: Path) -> Iterator[bytes]:

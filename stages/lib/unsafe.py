@@ -1,7 +1,7 @@
 """Records that are unsafe to learn from: by a lexicon, and by a classifier where one is set."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,8 +73,7 @@ class Watch:
             return record
         if self.params.action == "drop":
             return Reject(Code.UNSAFE, found[0].reason, found[0].detail)
-        tags = [*record.tags, *(f"{Code.UNSAFE}:{finding.kind}" for finding in found)]
-        return replace(record, tags=tuple(dict.fromkeys(tags)))
+        return record.tagged(f"{Code.UNSAFE}:{finding.kind}" for finding in found)
 
     def version(self) -> str:
         """What a judgement depends on besides the record."""

@@ -27,6 +27,7 @@ _WORD = re.compile(
     r"|-(?=\d)"
 )
 _IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
+_SIGNS_AROUND = re.compile(r"^\W+|\W+$")
 _UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]")
 _BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and braille that no font draws
 
@@ -36,6 +37,11 @@ def same(text: str) -> str:
     if text.isascii():
         return " ".join(text.lower().split())  # the same, faster
     return " ".join(unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).casefold().split())
+
+
+def bare(plain: str) -> str:
+    """A text from `same` without the signs around it: `nan` of `<nan>.`; a text of nothing but signs stays."""
+    return _SIGNS_AROUND.sub("", plain) or plain
 
 
 def is_blank(text: str) -> bool:

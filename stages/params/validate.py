@@ -25,7 +25,7 @@ class ValidateParams(Section, section="validate"):
 
     columns: dict[str, str]
     placeholders: list[str]
-    refusals: Literal["keep", "drop"]
+    refusals: Literal["flag", "drop"]
     max_repetition: Annotated[Share, Usual(0.5, 0.95)]
     min_answer_chars: Annotated[Whole, Field(ge=1), Usual(1, 20)]
     max_chars: Annotated[Whole, Field(ge=1), Usual(2000, 32000)]

@@ -3,6 +3,7 @@
 import pytest
 
 from stages.lib.forms import ROLES, Parsed, Question, parse, question_of
+from stages.lib.records import Message
 from stages.lib.rejects import Code
 
 
@@ -85,16 +86,27 @@ def test_columns_map_ours_to_theirs():
     assert (parsed.record.question, parsed.record.answer, parsed.record.category) == ("q", "a", "maths")
     assert parsed.unused == ()
     assert said({"instruction": "Where is my order?", "output": "On its way."}, columns) == ASKED
-    assert said({"answer": "a"}, columns) == (Code.MISSING_FIELD, '"instruction" is missing; it has answer')
+    assert said({"answer": "a"}, columns) == (
+        Code.MISSING_FIELD,
+        '"instruction" is missing: validate.columns calls it "question"; the row has answer',
+    )
     assert said({"question": "q", "answer": 1}, columns) == (Code.WRONG_TYPE, '"answer" is the number 1, not text')
 
 
 @pytest.mark.parametrize(
     ("row", "code", "reason"),
     [
-        ({}, Code.MISSING_FIELD, "no known form; it has no field"),
-        ({"question": "q", "answer": "a"}, Code.MISSING_FIELD, "no known form; it has question, answer"),
-        ({"instruction": "q"}, Code.MISSING_FIELD, '"output" is missing; it has instruction'),
+        ({}, Code.MISSING_FIELD, "no known form; the row has no field"),
+        ({"instruction": "q", "ouput": "a"}, Code.MISSING_FIELD, 'ouput; is "ouput" meant for "output"?'),
+        ({"question": "q", "answer": "a"}, Code.MISSING_FIELD, "no known form; the row has question, answer"),
+        ({"instruction": "q"}, Code.MISSING_FIELD, '"output" is missing; the row has instruction'),
+        (
+            {"instruction": "q", "ouput": "a"},
+            Code.MISSING_FIELD,
+            'has instruction, ouput; is "ouput" meant for "output"?',
+        ),
+        ({"Instruction": "q", "Output": "a"}, Code.MISSING_FIELD, 'is "Output" meant for "output"?'),
+        ({"data": [1]}, Code.MISSING_FIELD, 'the row has only the list "data"; if that holds the rows, leave nothing'),
         ({"instruction": "q", "output": None}, Code.MISSING_FIELD, '"output" is null'),
         ({"prompt": "q"}, Code.MISSING_FIELD, '"completion" is missing'),
         ({"messages": [{"role": "user"}]}, Code.MISSING_FIELD, 'turn 1 has no "content"'),
@@ -144,11 +156,11 @@ def test_turns_out_of_order_reject_the_row(turns, reason):
     assert reason in said(chat(*turns))[1]
 
 
-@pytest.mark.parametrize("speaker", ["function_call", "observation", "tool", "narrator", ""])
+@pytest.mark.parametrize("speaker", ["AI", "narrator", ""])
 def test_an_unknown_speaker_rejects_the_row_by_its_name(speaker):
     """Field fault 8."""
     code, reason = said(chat("human", speaker, "gpt"))
-    assert code == Code.ROLE_ORDER
+    assert code == Code.UNKNOWN_ROLE
     assert f'turn 2 is spoken by "{speaker}"' in reason
 
 
@@ -162,9 +174,53 @@ def test_known_speakers_are_mapped_and_named(speaker, role):
     assert (speaker in parsed.renamed) == (speaker != role)
 
 
-def test_a_turn_that_calls_a_tool_rejects_the_row():
-    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "search"}}]}
-    assert said({"messages": [{"role": "user", "content": "q"}, call]})[0] == Code.ROLE_ORDER
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "search"}}]}
+TALK = chat("human", "gpt")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (
+            chat("human", "function_call", "observation", "gpt"),
+            "turns 2, 3 are a tool's, or call one",
+        ),
+        (chat("human", "Tool ", "gpt"), "turn 2 is a tool's, or calls one"),
+        (
+            {"messages": [{"role": "user", "content": "q"}, CALL]},
+            "turn 2 is a tool's, or calls one",
+        ),
+        (TALK | {"tools": [{"name": "search"}]}, "the row offers tools"),
+        (TALK | {"tools": '[{"name": "search"}]'}, "the row offers tools"),
+    ],
+)
+def test_a_conversation_with_tools_is_rejected_in_one_sentence(row, reason):
+    """Field fault 8."""
+    code, said_of_it = said(row)
+    assert code == Code.TOOL_CALL
+    assert said_of_it.startswith(reason)
+    assert said_of_it.count("cannot be trained here") == 1
+
+
+@pytest.mark.parametrize("tools", ["[]", " ", [], None, "{}"])
+def test_a_conversation_that_offers_no_tool_is_one_like_others(tools):
+    assert parse(TALK | {"tools": tools}, "a.json", 1, {}).unused == ()
+
+
+def test_tools_may_be_told_of_in_the_system_text():
+    record = parse(TALK | {"tools": "search(query)"}, "a.json", 1, {"system": "tools"}).record
+    assert record.messages[0] == Message("system", "search(query)")
+
+
+@pytest.mark.parametrize("own", ["<noinput>", "No input.", "`<NoInput>`", "< noinput >", "ＮＡＮ"])
+def test_an_input_that_only_says_that_there_is_none_is_no_part_of_the_question(own):
+    record = parse({"instruction": "q", "input": own, "output": "a"}, "a", 1, {}, ["nan", "noinput", "no input"]).record
+    assert (record.question, record.input, record.tags) == ("q", None, ("placeholder:input",))
+
+
+def test_an_input_with_a_placeholder_among_other_words_stays():
+    row = {"instruction": "q", "input": "no input voltage", "output": "a"}
+    assert parse(row, "a", 1, {}, ["no input"]).record.input == "no input voltage"
 
 
 def test_fields_that_nothing_reads_are_named():
@@ -203,15 +259,15 @@ def test_what_a_benchmark_row_asks_is_found_in_any_form(row, question):
             [
                 '"input" is a list, not text',
                 '"instruction" is the number 1, not text',
-                '"output" is missing; it has instruction, input, tags',
+                '"output" is missing; the row has instruction, input, tags',
                 "a tag is the number 2, not text",
             ],
         ),
         (
             {"messages": [{"role": "wizard", "content": "x"}, {"role": "user"}, "text"]},
-            Code.ROLE_ORDER,
+            Code.UNKNOWN_ROLE,
             [
-                f'turn 1 is spoken by "wizard"; known are {", ".join(ROLES)}',
+                'turn 1 is spoken by "wizard"',
                 'turn 2 has no "content"',
                 "turn 3 is text, not an object",
             ],

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -307,3 +308,80 @@ def test_rows_come_back_as_they_were_written(tmp_path_factory, rows):
     (folder / "b.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     for name in ("a.json", "b.jsonl"):
         assert [row.value for row in sources.read(folder / name)] == rows
+
+
+def reasons(path):
+    return [row.reject and row.reject.reason for row in sources.read(path)]
+
+
+def test_two_broken_lines_at_the_head_cost_themselves_alone(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{\"a\": None}\n{'a': 1}\n" + '{"a": "1"}\n' * 8, encoding="utf-8")
+    assert [bool(reason) for reason in reasons(path)] == [True, True] + [False] * 8
+
+
+def test_commas_after_lines_are_named_on_each(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": "1"},\n{"a": "2"},\n{"a": "3"}\n', encoding="utf-8")
+    first, second, third = reasons(path)
+    assert first == second
+    assert "a comma follows the row" in first
+    assert third is None
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "what"),
+    [
+        ("a.json", b"PK\x03\x04....", "the file is a zip archive (as .xlsx and .docx are), not JSON"),
+        ("a.csv", b"PK\x03\x04....", "the file is a zip archive (as .xlsx and .docx are), not CSV"),
+        ("a.jsonl", gzip.compress(b"{}"), "the file is compressed with gzip, not JSONL"),
+        ("a.json", b"%PDF-1.7", "the file is a PDF, not JSON"),
+        ("a.json", b"Hello team,\nsee below", 'not JSON: the file begins with "Hello team, see belo" (column 1)'),
+        ("a.json.gz", b'{"a": 1}', "the file is not compressed with gzip"),
+        ("a.json.zst", b'{"a": 1}' * 9, "the file is not compressed with zstd"),
+        ("a.json.gz", gzip.compress(b'[{"a": "1"}]')[:-9], "the compressed file is cut off"),
+        ("a.json.gz", gzip.compress(b'[{"a": "1"}]')[:-4] + b"1234", "the gzip file is damaged"),
+        ("a.parquet", b"a,b\n1,2\n" * 9, "the file is no Parquet file"),
+    ],
+)
+def test_a_file_that_is_something_else_is_called_by_its_name(tmp_path, name, data, what):
+    (tmp_path / name).write_bytes(data)
+    reason = reasons(tmp_path / name)[-1]
+    assert reason.startswith(what)
+    assert reason.endswith(" was read")
+
+
+def test_excels_own_line_names_the_mark_between_cells_and_is_no_row(read):
+    assert read("rows.csv", "sep=;\na;b\n1;2, 3, 4, 5\n") == [(3, {"a": "1", "b": "2, 3, 4, 5"})]
+
+
+def test_blanks_around_a_column_name_do_not_count(read):
+    assert read("rows.csv", "a, b \n1,2\n") == [(2, {"a": "1", "b": "2"})]
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("1,2,3", "the row has 3 cells, the header 2; a cell that holds a comma stands in quotation marks"),
+        ('"1"x,2', "a quotation mark stands inside a cell; write it twice"),
+    ],
+)
+def test_a_bad_csv_line_says_how_it_is_written_right(tmp_path, line, what):
+    (tmp_path / "a.csv").write_text(f"a,b\n{line}\n", encoding="utf-8")
+    assert reasons(tmp_path / "a.csv") == [f"not CSV: {what}"]
+
+
+@pytest.mark.parametrize(
+    ("make", "what", "is_strange"),
+    [
+        (lambda path: path.mkdir(), "it is a folder; name the files in it", False),
+        (lambda path: path.symlink_to("gone"), "it is a link to a file that is gone", True),
+        (os.mkfifo, "it is no ordinary file", True),
+        (lambda path: None, "it is not there", False),
+    ],
+)
+def test_what_is_no_file_is_said_to_be_none(tmp_path, make, what, is_strange):
+    make(tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match=what):
+        list(sources.read(tmp_path / "a.jsonl"))
+    assert [sources.why_not(path) for path in sources.find(tmp_path)[1]] == [what] * is_strange
