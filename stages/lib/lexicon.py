@@ -7,8 +7,9 @@ last one. `[kind]` on a line of its own says of what kind the phrases below it a
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import ahocorasick_rs
 
@@ -47,15 +48,18 @@ class Lexicon:
 
     def find(self, text: str) -> Iterator[Phrase]:
         """The phrases that stand in a text, which `words.same` has written, in the order of their ends."""
-        if self.phrases:
-            for number, start, end in _automaton(self).find_matches_as_indexes(text, overlapping=True):
-                if self.phrases[number].stands_at(start, end, text):
-                    yield self.phrases[number]
+        for number, start, end in self._automaton.find_matches_as_indexes(text, overlapping=True):
+            if self.phrases[number].stands_at(start, end, text):
+                yield self.phrases[number]
 
+    @cached_property
+    def _automaton(self) -> ahocorasick_rs.AhoCorasick:
+        texts = [phrase.text for phrase in self.phrases]
+        return ahocorasick_rs.AhoCorasick(texts, implementation=ahocorasick_rs.Implementation.DFA)
 
-@cache
-def _automaton(lexicon: Lexicon) -> ahocorasick_rs.AhoCorasick:
-    return ahocorasick_rs.AhoCorasick([phrase.text for phrase in lexicon.phrases])
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process go the phrases alone: the automaton cannot."""
+        return Lexicon, (self.phrases,)
 
 
 def read(path: Path, asked_by: str) -> Lexicon:
