@@ -125,3 +125,13 @@ def test_ctrl_c_while_modules_are_loaded_ends_without_a_traceback(stage):
     _, rest = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
     assert "Traceback" not in rest
+
+
+def test_a_python_without_the_packages_is_told_how_to_find_them():
+    """As when `.venv/bin/dvc repro` is run where .venv was not activated."""
+    command = [sys.executable, "-S", "-E", "-m", "stages.validate"]  # -S: without site-packages
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Run `. .venv/bin/activate` first" in done.stderr
+    assert "Traceback" not in done.stderr
