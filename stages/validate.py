@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stages.lib import artifacts, dedupe, detectors, experiments, forms, judging, rejects, runtime, sources
+from stages.lib.clusters import Clusters
 from stages.lib.errors import UserError, run, warn
 from stages.lib.judging import Judged
 from stages.lib.params import load
@@ -102,6 +103,7 @@ def validate(raw: Path, params: ValidateParams, memory: Path, workers: int | Non
         "rows": {"read": read, "kept": len(kept), "rejected": len(ledger.rejected)},
         "rejected": rejects.tally(ledger.rejected),
         "by_file": _by_file(kept, ledger),
+        "duplicates": Clusters.of(_repeats(ledger.rejected)).figures(),
         "categories": _sorted(Counter(kept["category"].to_pylist())),
         "flagged": _sorted(Counter(kind for _, kind in _findings(pc.list_flatten(kept["tags"]).to_pylist()))),
         "conflicts": {"questions": len(conflicts), "rows": sum(map(len, conflicts))},
@@ -174,7 +176,8 @@ def _exact_duplicates(rows: Rows, ids: list[str]) -> tuple[dict[int, Reject], di
         latest[earlier] = row
         if earlier != row:
             place = rows.place(earlier)
-            dropped[row] = Reject(Code.EXACT_DUPLICATE, f"the row says the same as {place}", {"repeats": place})
+            detail = {"repeats": place, "repeats_id": name}
+            dropped[row] = Reject(Code.EXACT_DUPLICATE, f"the row says the same as {place}", detail)
     return dropped, latest
 
 
@@ -224,7 +227,8 @@ def _near_duplicates(
             varied.setdefault(row, why)
             continue
         reason = f"question and answer are nearly those of {place} (similarity {similarity:.2f})"
-        dropped[row] = Reject(Code.NEAR_DUPLICATE, reason, {"repeats": place, "similarity": similarity})
+        detail = {"repeats": place, "repeats_id": fit["id"][first].as_py(), "similarity": similarity}
+        dropped[row] = Reject(Code.NEAR_DUPLICATE, reason, detail)
     return dropped, {row: why for row, why in varied.items() if row not in dropped}
 
 
@@ -322,12 +326,27 @@ def _listed(places: list[str]) -> str:
     return "".join(f"\n       {place}" for place in places[:_SHOWN] + more)
 
 
-def _by_file(kept: pa.Table, ledger: Ledger) -> dict[str, dict[str, int]]:
+def _by_file(kept: pa.Table, ledger: Ledger) -> dict[str, dict[str, Any]]:
     stayed = Counter(kept["source"].to_pylist())
-    left = Counter(one.source for one in ledger.rejected)
+    codes: dict[str, Counter[str]] = {source: Counter() for source in ledger.read}
+    for one in ledger.rejected:
+        codes[one.source][str(one.reject.code)] += 1
     return {
-        source: {"read": read, "kept": stayed[source], "rejected": left[source]} for source, read in ledger.read.items()
+        source: {
+            "read": read,
+            "kept": stayed[source],
+            "rejected": codes[source].total(),
+            "codes": _sorted(codes[source]),
+        }
+        for source, read in ledger.read.items()
     }
+
+
+def _repeats(rejected: Iterable[Rejected]) -> Iterator[tuple[str, str]]:
+    """The rows that repeat another, and which."""
+    for one in rejected:
+        if "repeats_id" in one.reject.detail:
+            yield one.record["id"], one.reject.detail["repeats_id"]
 
 
 def _sorted(counts: Counter[str]) -> dict[str, int]:

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -130,10 +131,21 @@ def test_duplicates_name_the_row_that_they_repeat(run, question, answer):
     ]
     outcome = run({"a.jsonl": rows})
     exact, near = rejects.ordered(outcome.rejected)
-    assert (exact.line, exact.reject.code, exact.reject.detail) == (2, Code.EXACT_DUPLICATE, {"repeats": "a.jsonl:1"})
-    assert (near.line, near.reject.code, near.reject.detail["repeats"]) == (3, Code.NEAR_DUPLICATE, "a.jsonl:1")
-    assert 0.7 <= near.reject.detail["similarity"] < 1
+    first = {"repeats": "a.jsonl:1", "repeats_id": kept(outcome)[0].id}
+    assert (exact.line, exact.reject.code, exact.reject.detail) == (2, Code.EXACT_DUPLICATE, first)
+    similarity = near.reject.detail.pop("similarity")
+    assert (near.line, near.reject.code, near.reject.detail) == (3, Code.NEAR_DUPLICATE, first)
+    assert 0.7 <= similarity < 1
+    assert outcome.metrics["duplicates"] == {"clusters": 1, "rows": 2, "largest": 2}
     assert outcome.metrics["conflicts"] == {"questions": 1, "rows": 2}
+
+
+def test_rows_on_one_line_are_clusters_of_their_own(run):
+    """A JSON array need not have line breaks: then all of its rows stand at one place."""
+    rng = random.Random(4)
+    rows = [alpaca(text(rng, 12)) for _ in range(3)]
+    outcome = run({"a.json": json.dumps([*rows, *rows, rows[0]])})
+    assert outcome.metrics["duplicates"] == {"clusters": 3, "rows": 4, "largest": 2}
 
 
 def test_files_that_hold_nothing_or_are_not_what_they_say_are_rejected_rows(run):
@@ -330,9 +342,10 @@ def test_the_report_tells_what_was_found(run):
         "rows": {"read": 4, "kept": 3, "rejected": 1},
         "rejected": {"empty-prompt": 1},
         "by_file": {
-            "a.json": {"read": 1, "kept": 1, "rejected": 0},
-            "b/a.jsonl": {"read": 3, "kept": 2, "rejected": 1},
+            "a.json": {"read": 1, "kept": 1, "rejected": 0, "codes": {}},
+            "b/a.jsonl": {"read": 3, "kept": 2, "rejected": 1, "codes": {"empty-prompt": 1}},
         },
+        "duplicates": {"clusters": 0, "rows": 0, "largest": 0},
         "categories": {"orders": 2, "uncategorised": 1},
         "flagged": {"email": 1},
         "conflicts": {"questions": 0, "rows": 0},
@@ -457,6 +470,9 @@ def test_whatever_the_files_hold_every_row_is_accounted_for(tmp_path_factory, pa
         "kept": len(outcome.kept),
         "rejected": sum(outcome.metrics["rejected"].values()),
     }
+    by_file = outcome.metrics["by_file"].values()
+    assert all(one["rejected"] == one["read"] - one["kept"] == sum(one["codes"].values()) for one in by_file)
+    assert sum((Counter(one["codes"]) for one in by_file), Counter()) == outcome.metrics["rejected"]
     assert _bytes(outcome, folder / "out") == _bytes(validate(raw, params, folder / "memory"), folder / "again")
 
 
