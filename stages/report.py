@@ -2,7 +2,7 @@
 
 Reads   reports/{validate,split,format,tokenize,train,eval,merge}.json,
         reports/{train_loss,eval_loss,eval_by_category,length_histogram}.csv,
-        data/predictions/predictions.parquet, models/base/base.json
+        data/clean/, data/splits/{rejected,overlaps}.jsonl, data/predictions/predictions.parquet, models/base/base.json
 Writes  reports/index.html (one file, opens offline)
 
 Only the base and the evaluation must be there: a section whose stage has not run says so.
@@ -19,33 +19,22 @@ from typing import Any
 import xxhash
 from markupsafe import Markup
 
-from stages.lib import artifacts, charts, page, runtime
+from stages.lib import artifacts, charts, data_report, data_rows, page, runtime
+from stages.lib.data_report import SPLITS, Report
 from stages.lib.errors import run
 from stages.lib.params import load
-from stages.lib.rejects import Code
 from stages.lib.verdict import METRICS, Comparison, compare, verdict
 from stages.params.report import ReportParams
 
 REPORTS = Path("reports")
+CLEAN = Path("data/clean")
+SPLIT_ROWS = Path("data/splits")
 PREDICTIONS = Path("data/predictions/predictions.parquet")
 BASE = Path("models/base/base.json")
 PAGE = REPORTS / "index.html"
 
-SPLITS = ("train", "validation", "test")
 METHODS = {"lora": "LoRA", "qlora": "QLoRA, on a 4-bit base", "full": "Full fine-tuning"}
-MOST_FILES = 20  # in the table of raw files
 FEW_ROWS = 30  # a rate over fewer moves by more than 3 points with one answer
-
-Report = Mapping[str, Any] | None  # None: the stage has not run
-
-
-@dataclass(frozen=True)
-class Step:
-    """A line of the data funnel."""
-
-    label: str
-    rows: int
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,10 +112,7 @@ def report(root: Path, params: ReportParams) -> str:
         cautions=cautions(answers, categories),
         validate=validate,
         split=split,
-        funnel=funnel(validate, split, tokenize),
-        rejects=rejects(validate),
-        files=files(validate),
-        remarks=remarks(validate, format_),
+        data=data(root, validate, split, format_, tokenize),
         tokenize=tokenize,
         lengths=lengths(reports / "length_histogram.csv"),
         train=train,
@@ -191,68 +177,30 @@ def cautions(answers: Sequence[Answer], categories: Sequence[Category]) -> list[
     return found
 
 
-def funnel(validate: Report, split: Report, tokenize: Report) -> list[Step]:
-    """How many rows went how far, as far as the stages have run."""
-    steps = []
-    if validate is not None:
-        rows = validate["rows"]
-        steps += [
-            Step("Read", rows["read"]),
-            Step("Kept", rows["kept"], f"{rows['rejected']:,} rejected"),
-        ]
-    if split is not None:
-        removed = split.get("contaminated", {}).get("rows", 0)
-        contaminated = f"{removed:,} that repeat a test or benchmark question" if removed else ""
-        notes = {"train": contaminated, "validation": "", "test": ""}
-        steps += [Step(name.capitalize(), split[name]["rows"], note) for name, note in notes.items()]
-    if tokenize is not None and "examples" in tokenize["train"]:
-        dropped = tokenize["train"]["rows"] - tokenize["train"]["examples"]
-        too_long = f"{dropped:,} longer than tokenize.max_length" if dropped else ""
-        steps.append(Step("Trained on", tokenize["train"]["examples"], too_long))
-    return steps
+def data(root: Path, validate: Report, split: Report, format_: Report, tokenize: Report) -> dict[str, Any]:
+    """What the page shows of the data."""
+    clean, splits = root / CLEAN, root / SPLIT_ROWS
+    return {
+        "funnel": data_report.funnel(validate, split, format_, tokenize),
+        "files": data_report.files(validate),
+        "categories": data_report.categories(validate, split),
+        "scripts": data_report.scripts(validate),
+        "remarks": data_report.remarks(validate),
+        "template": template(format_),
+        "duplicates": data_rows.duplicates(clean),
+        "leaks": data_rows.leaks(splits),
+        "overlaps": data_rows.overlaps(splits),
+        "looks": data_rows.remarks(clean),
+    }
 
 
-def rejects(validate: Report) -> list[tuple[str, str, int]]:
-    """Reject codes with their meaning and rows, the commonest first."""
-    if validate is None:
-        return []
-    meanings = {str(code): code.meaning for code in Code}
-    counts = sorted(validate.get("rejected", {}).items(), key=lambda item: (-item[1], item[0]))
-    return [(code, meanings.get(code, ""), rows) for code, rows in counts if rows]
-
-
-def files(validate: Report) -> list[tuple[str, Mapping[str, int]]]:
-    """The raw files with their rows read, kept and rejected: most rejects first, and no more than MOST_FILES."""
-    by_file = {} if validate is None else validate.get("by_file", {})
-    return sorted(by_file.items(), key=lambda item: (-item[1]["rejected"], item[0]))[:MOST_FILES]
-
-
-def remarks(validate: Report, format_: Report) -> list[str]:
-    """What else a reader should know of the data."""
-    found = []
-    if validate is not None:
-        conflicts = validate.get("conflicts", {"questions": 0})
-        if conflicts["questions"]:
-            found.append(
-                f"Questions met with answers that differ: {conflicts['questions']:,}, in {conflicts['rows']:,} rows; "
-                "validate.conflicting_answers says which of them stay."
-            )
-        flagged = ", ".join(f"{kind} {rows:,}" for kind, rows in sorted(validate.get("flagged", {}).items()))
-        if flagged:
-            found.append(f"Kept, with a finding flagged or made unreadable, in rows: {flagged}.")
-        if variety := validate.get("variety"):
-            pairs, smaller = page.percent(variety.get("distinct_2")), page.fixed(variety["compression"], 1)
-            found.append(
-                f"Of the word pairs in answers {pairs} are different ones; zlib makes them {smaller} times smaller."
-            )
-        if len(scripts := validate.get("scripts", {})) > 1:
-            shares = ", ".join(f"{name} {rows:,}" for name, rows in sorted(scripts.items(), key=lambda one: -one[1]))
-            found.append(f"Answers by script: {shares}.")
-    if format_ is not None:
-        rejected = format_["rows"]["rejected"]
-        refused = f"; {rejected:,} rows could not be written with it" if rejected else ""
-        found.append(f"Rows become prompts by the template {format_['template']}{refused}.")
-    return found
+def template(format_: Report) -> str:
+    """How rows become prompts."""
+    if format_ is None:
+        return ""
+    rejected = format_["rows"]["rejected"]
+    refused = f"; {rejected:,} rows could not be written with it" if rejected else ""
+    return f"Rows become prompts by the template {format_['template']}{refused}."
 
 
 def lengths(path: Path) -> list[tuple[str, Markup]]:

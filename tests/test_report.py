@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages import report
+from stages.lib import artifacts
 from stages.lib.errors import UserError
 from stages.params.report import ReportParams
 from tests.browser import browse
@@ -97,20 +98,35 @@ def write_data_reports(reports: Path) -> None:
             "rows": {"read": 1204, "kept": 1131, "rejected": 73},
             "rejected": rejected,
             "by_file": {
-                "orders.json": {"read": 410, "kept": 396, "rejected": 14},
-                "shop/tickets.jsonl": {"read": 512, "kept": 460, "rejected": 52},
-                "zh/客服.csv": {"read": 282, "kept": 275, "rejected": 7},
+                "orders.json": file_counts(410, {"exact-duplicate": 9, "secret": 3, "json-syntax": 2}),
+                "shop/tickets.jsonl": file_counts(512, {"near-duplicate": 41, "empty-output": 11}),
+                "zh/客服.csv": file_counts(282, {"empty-output": 7}),
             },
+            "categories": {"date-iso": 900, "zh-phone": 231},
             "conflicts": {"questions": 1, "rows": 2},
+            "duplicates": {"clusters": 48, "rows": 50, "largest": 2},
             "flagged": {"personal-data:email": 1},
+            "lengths": {
+                "prompt": {"p5": 20, "p25": 33, "p50": 68, "p75": 86, "p95": 116, "p100": 4321},
+                "answer": {"p5": 2, "p25": 5, "p50": 8, "p75": 11, "p95": 47, "p100": 52},
+            },
+            "scripts": {"Latin": 900, "Han": 231},
+            "variety": {"distinct_1": 0.1694, "distinct_2": 0.3029, "compression": 3.46},
         },
     )
-    write_json(reports / "format.json", {"template": "tokenizer", "rows": {"read": 1095, "kept": 1095, "rejected": 0}})
     splits = {"train": 845, "validation": 79, "test": TEST_ROWS}
     counts = {split: {"rows": rows} for split, rows in splits.items()}
-    write_json(reports / "split.json", {**counts, "contaminated": {"rows": 36}})
-    train = {"rows": 845, "examples": 843, "tokens": 58_912, "trained_tokens": 14_207, "bins": 116, "fill": 0.9919}
-    write_json(reports / "tokenize.json", {"train": train, "truncated": {"rows": 0}, "dropped": {"rows": 2}})
+    read = {"rows": {"read": 1095, "kept": 1095, "rejected": 0}}
+    write_json(reports / "format.json", {"template": "tokenizer", **read, **counts})
+    by_category = {
+        "date-iso": {"train": 645, "validation": 79, "test": TEST_ROWS},
+        "zh-phone": {"train": 200, "validation": 0, "test": 0},
+    }
+    contaminated = {"rows": 36, "test": 30, "benchmarks": 6}
+    write_json(reports / "split.json", {**counts, "contaminated": contaminated, "categories": by_category})
+    train = {"rows": 845, "dropped": 2, "examples": 843, "tokens": 58_912, "trained_tokens": 14_207}
+    packed = {"bins": 116, "fill": 0.9919}
+    write_json(reports / "tokenize.json", {"train": train | packed, "truncated": {"rows": 0}, "dropped": {"rows": 2}})
     bell = {low: math.exp(-(((low - 96) / 48) ** 2)) / 3 for low in range(0, 512, 32)}
     histogram = [
         {"split": split, "tokens_from": low, "tokens_to": low + 31, "rows": round(rows * height)}
@@ -118,6 +134,51 @@ def write_data_reports(reports: Path) -> None:
         for low, height in bell.items()
     ]
     write_csv(reports / "length_histogram.csv", histogram)
+
+
+def file_counts(read: int, codes: dict[str, int]) -> dict[str, Any]:
+    rejected = sum(codes.values())
+    return {"read": read, "kept": read - rejected, "rejected": rejected, "codes": codes}
+
+
+def record(line: int, question: str, answer: str) -> dict[str, Any]:
+    said = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"id": f"row {line}", "source": "orders.json", "line": line, "messages": said}
+
+
+def repeat(number: int, first: dict[str, Any], similarity: float | None, question: str) -> dict[str, Any]:
+    """A reject that repeats another row, exactly where it has no similarity."""
+    detail = {"repeats": f"orders.json:{first['line']}", "repeats_id": first["id"]}
+    row = record(number, question, "48213")
+    if similarity is None:
+        return {**row, "code": "exact-duplicate", "detail": detail, "record": row | {"id": first["id"]}}
+    return {**row, "code": "near-duplicate", "detail": detail | {"similarity": similarity}, "record": row}
+
+
+def leak(question: str) -> dict[str, Any]:
+    detail = {"question": "orders.json:7 (test)", "share": 0.92, "longest": 24, "by": "test"}
+    return {
+        **record(85, question, "Soon."),
+        "code": "contaminated",
+        "detail": detail,
+        "record": record(85, question, ""),
+    }
+
+
+def write_data_rows(root: Path, question: str = "Find the order number of 48213.", about: str = "conflict") -> None:
+    """Two repeats of a row, a leak, an overlap and a row to look at."""
+    first = record(19, question, "48213")
+    clean, splits = root / report.CLEAN, root / report.SPLIT_ROWS
+    clean.mkdir(parents=True, exist_ok=True)
+    splits.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist([first, record(20, "Else?", "No.")]), clean / "records.parquet")
+    rejected = [repeat(40, first, 0.833, f"{question} Thanks!"), repeat(41, first, None, question)]
+    artifacts.write_jsonl(clean / "rejected.jsonl", rejected)
+    remarks = [{"source": "a.csv", "line": 12, "about": about, "reason": f"a.csv:19 answers {question} differently"}]
+    artifacts.write_jsonl(clean / "remarks.jsonl", remarks)
+    artifacts.write_jsonl(splits / "rejected.jsonl", [leak(question)])
+    overlap = {"place": "zh/客服.csv:3", "question": "exam.jsonl:9", "share": 0.21, "longest": 14, "by": "benchmarks"}
+    artifacts.write_jsonl(splits / "overlaps.jsonl", [overlap])
 
 
 def write_training_reports(reports: Path) -> None:
@@ -193,6 +254,7 @@ def write_run(root: Path) -> None:
         },
     )
     write_data_reports(root / "reports")
+    write_data_rows(root)
     write_training_reports(root / "reports")
     write_judgement(root, predictions())
 
@@ -232,15 +294,37 @@ def test_the_first_thing_said_is_the_verdict_in_figures(finished, page_of):
         "1,204 rows read; 845 train, 79 validation, 171 test",
         "✓ 2 of 2 passed",
         "1 of 171 answers got lost",
-        "near-duplicate 41 an earlier row has nearly the same question and nearly the same answer",
+        "Of 1,204 rows, 843 (70.0 %) are trained on, 250 are set aside to judge by, and 111 were left out.",
+        "near-duplicate −41 an earlier row has nearly the same question and nearly the same answer",
         "by both models 0, by the tuned one only 151 (gained), by the base only 1 (lost), by neither 19.",
-        "Kept 1,131 73 rejected",
-        "shop/tickets.jsonl 512 460 52 orders.json 410 396 14 zh/客服.csv 282 275 7",
+        "Kept by validate 1,131",
+        "contaminated −30 the row gives away a question of the test split "
+        "contaminated −6 the row gives away a question of data/benchmarks "
+        "Validation 79 set aside: chooses the best step Test 171 set aside: judges the model at the end "
+        "Training split 845 too-many-tokens −2 the row has more tokens than tokenize.max_length Trained on 843",
+        "File Read Kept Rejected near-duplicate empty-output exact-duplicate secret json-syntax",
+        "shop/tickets.jsonl 512 460 52 10.2 % 41 11 · · · orders.json 410 396 14 3.4 % · · 9 3 2",
+        "zh/客服.csv 282 275 7 2.5 % · 7 · · · All files 1,204 1,131 73 6.1 % 41 18 9 3 2",
+        "In characters. Of all kept rows, so many have at most this length.",
+        "What is asked (system text and earlier turns too) 20 33 68 86 116 4,321 The answer 2 5 8 11 47 52",
+        "date-iso 895 645 79 171 zh-phone 200 200 0 0 All categories 1,095 845 79 171",
+        "No test row judges zh-phone.",
+        "Latin 900 79.6 % Han (Chinese) 231 20.4 %",
+        "Two words in a row distinct_2 30.3 %",
+        "50 rows were left out, repeating another exactly (9) or nearly (41). So 48 rows are repeated, none more than "
+        "twice.",
+        "orders.json:19 stays, repeated twice Find the order number of 48213. 48213 "
+        "orders.json:40 83.3 % alike Find the order number of 48213. Thanks! 48213 "
+        "orders.json:41 says the same Find the order number of 48213. 48213",
+        "47 more rows are repeated",
+        "1 training row gives away a question that the model is judged by, and was left out.",
+        "orders.json:85 Find the order number of 48213. orders.json:7 (test) 92.0 % 24",
+        "1 more training row shares at least thirteen words in a row",
+        "zh/客服.csv:3 exam.jsonl:9 21.0 % 14",
+        "conflict: 1 (the same question has another answer elsewhere) a.csv:12 : a.csv:19 answers",
         "Questions met with answers that differ: 1, in 2 rows",
         "made unreadable, in rows: personal-data:email 1.",
         "Rows become prompts by the template tokenizer.",
-        "Train 845 36 that repeat a test or benchmark question",
-        "Trained on 843 2 longer than tokenize.max_length",
         "58,912 training tokens, of which 14,207 are answers",
         "rows filled to 99.2 %",
         "at a learning rate of up to 5e-4",
@@ -267,6 +351,11 @@ def test_a_failed_gate_is_named_on_the_first_screen(finished, page_of):
     [
         ("validate.json", "validate has not run"),
         ("split.json", "split has not run"),
+        ("../data/clean/rejected.jsonl", "data/clean is missing. dvc repro validate writes it"),
+        ("../data/clean/records.parquet", "data/clean is missing. dvc repro validate writes it"),
+        ("../data/clean/remarks.jsonl", "data/clean/remarks.jsonl is missing. dvc repro validate writes it"),
+        ("../data/splits/rejected.jsonl", "data/splits/rejected.jsonl is missing. dvc repro split writes it"),
+        ("../data/splits/overlaps.jsonl", "data/splits/overlaps.jsonl is missing. dvc repro split writes it"),
         ("format.json", "58,912 training tokens"),
         ("tokenize.json", "tokenize has not run"),
         ("length_histogram.csv", "58,912 training tokens"),
@@ -280,6 +369,47 @@ def test_a_failed_gate_is_named_on_the_first_screen(finished, page_of):
 def test_a_stage_that_has_not_run_leaves_a_sentence_and_no_hole(finished, page_of, gone, said):
     (finished / "reports" / gone).unlink()
     assert said in words(page_of(finished))
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        ("by_file", "Which file lost rows, and why Not here: validate last ran before this was measured."),
+        ("lengths", "How long the rows are Not here: validate last ran before this was measured."),
+        ("variety", "How much the answers differ Not here: validate last ran before this was measured."),
+        ("duplicates", "Duplicates Not here: validate last ran before this was measured."),
+    ],
+)
+def test_a_report_of_an_earlier_version_leaves_a_sentence_and_no_hole(finished, page_of, figure, said):
+    path = finished / "reports/validate.json"
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    del figures[figure]
+    write_json(path, figures)
+    assert said in words(page_of(finished))
+
+
+def test_a_table_of_files_without_reasons_says_why(finished, page_of):
+    edit_json(finished / "reports/validate.json", by_file={"a.json": {"read": 1204, "kept": 1131, "rejected": 73}})
+    said = words(page_of(finished))
+    assert "a.json 1,204 1,131 73 6.1 % All files" in said
+    assert "Not here: validate last ran before this was measured." in said
+
+
+def test_clean_data_is_called_clean(finished, page_of):
+    none = {"clusters": 0, "rows": 0, "largest": 0}
+    edit_json(finished / "reports/validate.json", duplicates=none, conflicts={"questions": 0, "rows": 0}, flagged={})
+    for name in ("clean/rejected.jsonl", "clean/remarks.jsonl", "splits/rejected.jsonl", "splits/overlaps.jsonl"):
+        (finished / "data" / name).write_bytes(b"")
+    said = words(page_of(finished))
+    assert "No row repeats another." in said
+    assert "No training row gives away a question of the test split or of data/benchmarks." in said
+    assert "No other training row shares thirteen words in a row with such a question." in said
+    assert "Of the rows that were kept, no rule names one that needs a look." in said
+
+
+def test_figures_of_different_runs_are_not_passed_off_as_one(finished, page_of):
+    edit_json(finished / "reports/split.json", train={"rows": 846})
+    assert "Training split: the lines above leave 845 rows, but the reports say 846." in words(page_of(finished))
 
 
 @pytest.mark.parametrize(
@@ -362,11 +492,21 @@ def test_no_text_of_a_row_becomes_markup(finished, page_of):
         finished / "reports/eval_by_category.csv",
         [{"category": HOSTILE, "rows": 3, "base_exact_match": 0.0, "tuned_exact_match": 1.0}],
     )
+    write_data_rows(finished, question=HOSTILE, about=HOSTILE)
+    for name in ("validate.json", "split.json"):
+        edit_json(finished / "reports" / name, categories={HOSTILE: {"train": 1, "validation": 0, "test": 0}})
+    edit_json(
+        finished / "reports/validate.json",
+        by_file={HOSTILE: file_counts(5, {HOSTILE: 1})},
+        rejected={HOSTILE: 73},
+        scripts={HOSTILE: 1},
+        unused_fields={HOSTILE: 1},
+    )
     html = page_of(finished)
     assert "<script" not in html
     assert "<img" not in html
     assert not re.search("[\x00\x07\x1b]", html)
-    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3 * len(shown)
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3 * len(shown) + 12
     assert "␀␛]8;;␇" in html
 
 
@@ -474,7 +614,7 @@ def test_a_browser_without_a_network_draws_every_chart_and_complains_of_nothing(
     document, console = browse(page, tmp_path / "profile")
     assert console == []
     drawings = re.findall(r"<svg.*?</svg>", document, flags=re.DOTALL)
-    assert len(drawings) == 5 + len(CATEGORIES)
+    assert len(drawings) == 5 + 2 + len(CATEGORIES)  # charts, boxes of lengths, strips
     for drawing in drawings:
-        assert re.search(r'<path[^>]* d="M[^"]*[LhAC][^"]*"|<circle ', drawing), drawing[:200]
+        assert re.search(r'<path[^>]* d="M[^"]*[LhAC][^"]*"|<circle |<rect ', drawing), drawing[:200]
     assert "</main>" in document

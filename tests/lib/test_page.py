@@ -91,6 +91,6 @@ def test_a_name_that_the_template_does_not_get_is_an_error():
         page.render(model="tiny")
 
 
-def test_the_template_trusts_no_text():
-    template = page.TEMPLATE.read_text(encoding="utf-8")
-    assert not re.search(r"\|\s*safe|autoescape", template)
+@pytest.mark.parametrize("template", sorted(page.TEMPLATE.parent.glob("*.jinja")), ids=lambda path: path.name)
+def test_the_template_trusts_no_text(template):
+    assert not re.search(r"\|\s*safe|autoescape", template.read_text(encoding="utf-8"))
