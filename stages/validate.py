@@ -9,7 +9,6 @@ Writes  data/clean/ (records.parquet, rejected.jsonl, remarks.jsonl), reports/va
 import argparse
 import os
 import sys
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,25 +21,22 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from stages.lib import artifacts, dedupe, detectors, experiments, forms, judging, rejects, runtime, sources
+from stages.lib import artifacts, corpus, dedupe, experiments, forms, judging, rejects, remarks, runtime, sources
 from stages.lib.clusters import Clusters
 from stages.lib.errors import UserError, run, warn
 from stages.lib.judging import Judged
 from stages.lib.params import load
-from stages.lib.records import SCHEMA, Record, from_table
+from stages.lib.places import Places
+from stages.lib.records import SCHEMA, Record
 from stages.lib.rejects import Code, Reject, Rejected
 from stages.lib.unsafe import Watch
-from stages.lib.words import Words, distinct, ngrams
 from stages.params.validate import ValidateParams
 
 RAW = Path("data/raw")
 CLEAN = Path("data/clean")
 MEMORY = Path(".cache/judged")
 REPORT = Path("reports/validate.json")
-_TAGGED = (Code.SECRET, Code.PERSONAL_DATA, Code.UNSAFE, Code.REFUSAL, Code.PLACEHOLDER)
-_OTHERS = 3  # places of other answers that a remark on a conflict names
 _SHOWN = 10  # places that an error names
-_COMPRESSED = 10_000  # rows
 _LARGE = 8 << 20  # bytes of raw files: from here on, starting other processes pays
 
 
@@ -83,17 +79,17 @@ def validate(raw: Path, params: ValidateParams, memory: Path, workers: int | Non
     """
     ledger, watch = Ledger(), Watch.over(params.unsafe)
     fit = _fit(raw, params, watch, memory, workers, ledger)
-    rows = Rows.of(fit)
-    dropped, latest = _exact_duplicates(rows, fit["id"].to_pylist())
+    places = Places.within(fit)
+    dropped, latest = _exact_duplicates(places, fit["id"].to_pylist())
     conflicts = _conflicts(fit["question_id"].to_pylist(), dropped)
-    dropped |= _settled(rows, conflicts, latest, params.conflicting_answers)
+    dropped |= _settled(places, conflicts, latest, params.conflicting_answers)
     is_left = np.ones(len(fit), dtype=bool)
     is_left[list(dropped)] = False
-    repeats, varied = _near_duplicates(rows, fit, is_left, params.near_duplicate)
+    repeats, varied = _near_duplicates(places, fit, is_left, params.near_duplicate)
     dropped |= repeats
     is_left[list(repeats)] = False
     kept = fit.filter(pa.array(is_left)).select(SCHEMA.names)
-    remarks = _remarks(rows, fit, is_left, conflicts, varied, params, watch)
+    remarked = remarks.on_kept(places, fit, is_left, conflicts, varied, params, watch)
     ledger.rejected += _rejected(fit.filter(pa.array(~is_left)), [dropped[row] for row in sorted(dropped)])
     read = ledger.read.total()
     if read != len(kept) + len(ledger.rejected):
@@ -105,16 +101,16 @@ def validate(raw: Path, params: ValidateParams, memory: Path, workers: int | Non
         "by_file": _by_file(kept, ledger),
         "duplicates": Clusters.of(_repeats(ledger.rejected)).figures(),
         "categories": _sorted(Counter(kept["category"].to_pylist())),
-        "flagged": _sorted(Counter(kind for _, kind in _findings(pc.list_flatten(kept["tags"]).to_pylist()))),
+        "flagged": _sorted(Counter(kind for _, kind in remarks.findings(pc.list_flatten(kept["tags"]).to_pylist()))),
         "conflicts": {"questions": len(conflicts), "rows": sum(map(len, conflicts))},
         "variations": {"rows": len(varied)},
-        "lengths": _lengths(kept["messages"]),
+        "lengths": corpus.lengths(kept["messages"]),
         "scripts": _sorted(Counter(fit["script"].filter(pa.array(is_left)).to_pylist())),
-        "variety": _variety(kept, judging.words_of(fit["answers"], is_left)),
+        "variety": corpus.variety(kept, judging.words_of(fit["answers"], is_left)),
         "unused_fields": _sorted(ledger.unused),
         "renamed_speakers": _sorted(ledger.renamed),
     }
-    return Outcome(kept, ledger.rejected, remarks, metrics)
+    return Outcome(kept, ledger.rejected, remarked, metrics)
 
 
 def _fit(
@@ -143,30 +139,7 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Where the rows stand that are fit to be learned from, by number."""
-
-    files: list[str]  # all there are
-    file: NDArray[np.int64]  # of each row
-    line: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, fit: pa.Table) -> "Rows":
-        """Where the records of a table stand."""
-        sources = fit["source"].combine_chunks().dictionary_encode()
-        return cls(sources.dictionary.to_pylist(), sources.indices.to_numpy(), fit["line"].to_numpy())
-
-    def source(self, row: int) -> str:
-        """`tickets.json`."""
-        return self.files[self.file[row]]
-
-    def place(self, row: int) -> str:
-        """`tickets.json:214`."""
-        return f"{self.source(row)}:{self.line[row]}"
-
-
-def _exact_duplicates(rows: Rows, ids: list[str]) -> tuple[dict[int, Reject], dict[int, int]]:
+def _exact_duplicates(places: Places, ids: list[str]) -> tuple[dict[int, Reject], dict[int, int]]:
     """All but the first of equal rows; also, for each first, the row that said so last, for `conflicting_answers`."""
     first: dict[str, int] = {}
     latest: dict[int, int] = {}
@@ -175,7 +148,7 @@ def _exact_duplicates(rows: Rows, ids: list[str]) -> tuple[dict[int, Reject], di
         earlier = first.setdefault(name, row)
         latest[earlier] = row
         if earlier != row:
-            place = rows.place(earlier)
+            place = places.of(earlier)
             detail = {"repeats": place, "repeats_id": name}
             dropped[row] = Reject(Code.EXACT_DUPLICATE, f"the row says the same as {place}", detail)
     return dropped, latest
@@ -190,27 +163,27 @@ def _conflicts(questions: list[str], dropped: Mapping[int, Reject]) -> list[list
     return [together for together in askers.values() if len(together) > 1]
 
 
-def _settled(rows: Rows, conflicts: list[list[int]], latest: Mapping[int, int], policy: str) -> dict[int, Reject]:
+def _settled(places: Places, conflicts: list[list[int]], latest: Mapping[int, int], policy: str) -> dict[int, Reject]:
     """Drop of each conflict what `conflicting_answers` says."""
     if policy == "keep-all" or not conflicts:
         return {}
     if policy == "fail":
-        places = [", ".join(map(rows.place, together)) for together in conflicts]
+        asked = [places.few(together) for together in conflicts]
         raise UserError(
             f"{RAW}: some questions have more than one answer ({len(conflicts):,}), and validate.conflicting_answers "
-            f"is fail. Decide on one each, or set keep-all, first or newest in params.yaml.{_listed(places)}"
+            f"is fail. Decide on one each, or set keep-all, first or newest in params.yaml.{_listed(asked)}"
         )
     dropped: dict[int, Reject] = {}
     for together in conflicts:
         winner = together[0] if policy == "first" else max(together, key=lambda row: latest[row])
-        place = rows.place(winner)
+        place = places.of(winner)
         reason = f"{place} answers the same question differently, and the {policy} answer is kept"
         dropped |= {row: Reject(Code.CONFLICTING_ANSWER, reason, {"kept": place}) for row in together if row != winner}
     return dropped
 
 
 def _near_duplicates(
-    rows: Rows, fit: pa.Table, is_left: NDArray[np.bool_], threshold: float
+    places: Places, fit: pa.Table, is_left: NDArray[np.bool_], threshold: float
 ) -> tuple[dict[int, Reject], dict[int, str]]:
     """Rows that nearly repeat an earlier one that is kept; and those whose answer makes them worth it, with why."""
     numbers = np.flatnonzero(is_left)
@@ -221,7 +194,7 @@ def _near_duplicates(
         first, row = int(numbers[earlier]), int(numbers[later])
         if first in dropped or row in dropped:
             continue
-        place, similarity = rows.place(first), round(min(likeness, answers), 3)
+        place, similarity = places.of(first), round(min(likeness, answers), 3)
         if answers < threshold:
             why = f"the question is nearly that of {place} (similarity {likeness:.2f}), but not the answer"
             varied.setdefault(row, why)
@@ -230,53 +203,6 @@ def _near_duplicates(
         detail = {"repeats": place, "repeats_id": fit["id"][first].as_py(), "similarity": similarity}
         dropped[row] = Reject(Code.NEAR_DUPLICATE, reason, detail)
     return dropped, {row: why for row, why in varied.items() if row not in dropped}
-
-
-def _remarks(
-    rows: Rows,
-    fit: pa.Table,
-    is_kept: NDArray[np.bool_],
-    conflicts: list[list[int]],
-    varied: Mapping[int, str],
-    params: ValidateParams,
-    watch: Watch,
-) -> list[dict[str, Any]]:
-    """What a person should look at among the rows that are kept: `about`, where, and why."""
-    said: list[tuple[int, str, str]] = []
-    for together in conflicts:
-        stay = [row for row in together if is_kept[row]]
-        for row in stay if len(stay) > 1 else []:
-            others = [rows.place(other) for other in stay[: _OTHERS + 1] if other != row][:_OTHERS]
-            more = len(stay) - 1 - len(others)
-            also = f" and {more:,} more" if more else ""
-            verb = "answer" if len(stay) > 2 else "answers"
-            said.append((row, "conflict", f"{', '.join(others)}{also} {verb} the same question differently"))
-    contested = {row for row, *_ in said}
-    said += [(row, "variation", why) for row, why in varied.items() if row not in contested]
-    for row in np.flatnonzero(is_kept & (pc.list_value_length(fit["tags"]).to_numpy() > 0)).tolist():
-        (record,) = from_table(fit.slice(row, 1))
-        said += [(row, code, why) for code, why in _marked(record, params, watch)]
-    return [
-        {"source": rows.source(row), "line": int(rows.line[row]), "about": about, "reason": why}
-        for row, about, why in sorted(said)
-    ]
-
-
-def _marked(record: Record, params: ValidateParams, watch: Watch) -> Iterator[tuple[str, str]]:
-    """What the tags of a record say that a person should look at: code and reason."""
-    found = list(_findings(record.tags))
-    if any(code == Code.UNSAFE for code, _ in found):
-        yield from ((Code.UNSAFE, finding.reason) for finding in watch.find(record))
-    for code, kind in found:
-        if code == Code.REFUSAL:
-            yield code, "the answer refuses, as a chat program does"
-        elif code == Code.PLACEHOLDER:
-            yield code, f"the {kind} only says that there is none, and is not part of the question"
-        elif kind in detectors.NAMES:
-            action = params.secrets if code == Code.SECRET else params.personal_data
-            what = f"what looks like {detectors.NAMES[kind]}"
-            masked = f"{what} was replaced by {detectors.MASKS[kind]}; see whether the row still makes sense"
-            yield code, masked if action == "redact" else f"the row holds {what}"
 
 
 def _rejected(records: pa.Table, reasons: Iterable[Reject]) -> list[Rejected]:
@@ -351,44 +277,6 @@ def _repeats(rejected: Iterable[Rejected]) -> Iterator[tuple[str, str]]:
 
 def _sorted(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items()))
-
-
-def _findings(tags: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """What rules have found in records and tagged them with: code and kind."""
-    for tag in tags:
-        code, _, kind = tag.partition(":")
-        if kind and code in _TAGGED:
-            yield code, kind
-
-
-def _lengths(messages: pa.ChunkedArray) -> dict[str, dict[str, int]]:
-    """Percentiles of the characters in what is asked (system text and earlier turns included) and in the answer."""
-    turns = pc.list_value_length(messages).to_numpy()
-    said = pc.utf8_length(pc.struct_field(pc.list_flatten(messages), "content")).to_numpy()
-    ends = np.cumsum(turns)
-    answered = said[ends - 1]
-    asked = np.add.reduceat(said, ends - turns, dtype=np.int64) - answered
-    return {
-        name: {
-            f"p{percent}": int(np.percentile(values, percent, method="inverted_cdf"))
-            for percent in (5, 25, 50, 75, 95, 100)
-        }
-        for name, values in (("prompt", asked), ("answer", answered))
-    }
-
-
-def _variety(kept: pa.Table, answers: Words) -> dict[str, float]:
-    """How little the answers repeat themselves: distinct-n (Li et al. 2016, arXiv:1510.03055), and how far zlib gets.
-
-    Answers that all say much the same compress well. The first `_COMPRESSED` rows stand for all.
-    """
-    found = {}
-    for n in (1, 2, 3):
-        runs = ngrams(answers, n)[1]
-        if len(runs):
-            found[f"distinct_{n}"] = round(len(distinct(runs)) / len(runs), 4)
-    said = "\n".join(turns[-1]["content"] for turns in kept["messages"].slice(0, _COMPRESSED).to_pylist()).encode()
-    return found | {"compression": round(len(said) / len(zlib.compress(said, 6)), 2)}
 
 
 def check(files: Iterable[Path], params: ValidateParams) -> Iterator[str]:

@@ -1,0 +1,70 @@
+"""What a person should look at among the rows that are kept: where, about what, and why."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from stages.lib import detectors
+from stages.lib.places import Places
+from stages.lib.records import Record, from_table
+from stages.lib.rejects import Code
+from stages.lib.unsafe import Watch
+from stages.params.validate import ValidateParams
+
+_TAGGED = (Code.SECRET, Code.PERSONAL_DATA, Code.UNSAFE, Code.REFUSAL, Code.PLACEHOLDER)
+
+
+def on_kept(
+    places: Places,
+    fit: pa.Table,
+    is_kept: NDArray[np.bool_],
+    conflicts: list[list[int]],
+    varied: Mapping[int, str],
+    params: ValidateParams,
+    watch: Watch,
+) -> list[dict[str, Any]]:
+    """What a person should look at among the rows that are kept: `about`, where, and why."""
+    said: list[tuple[int, str, str]] = []
+    for together in conflicts:
+        stay = [row for row in together if is_kept[row]]
+        for row in stay if len(stay) > 1 else []:
+            verb = "answer" if len(stay) > 2 else "answers"
+            said.append((row, "conflict", f"{places.few(stay, but=row)} {verb} the same question differently"))
+    contested = {row for row, *_ in said}
+    said += [(row, "variation", why) for row, why in varied.items() if row not in contested]
+    for row in np.flatnonzero(is_kept & (pc.list_value_length(fit["tags"]).to_numpy() > 0)).tolist():
+        (record,) = from_table(fit.slice(row, 1))
+        said += [(row, code, why) for code, why in _marked(record, params, watch)]
+    return [
+        {"source": places.source(row), "line": int(places.line[row]), "about": about, "reason": why}
+        for row, about, why in sorted(said)
+    ]
+
+
+def _marked(record: Record, params: ValidateParams, watch: Watch) -> Iterator[tuple[str, str]]:
+    """What the tags of a record say that a person should look at: code and reason."""
+    found = list(findings(record.tags))
+    if any(code == Code.UNSAFE for code, _ in found):
+        yield from ((Code.UNSAFE, finding.reason) for finding in watch.find(record))
+    for code, kind in found:
+        if code == Code.REFUSAL:
+            yield code, "the answer refuses, as a chat program does"
+        elif code == Code.PLACEHOLDER:
+            yield code, f"the {kind} only says that there is none, and is not part of the question"
+        elif kind in detectors.NAMES:
+            action = params.secrets if code == Code.SECRET else params.personal_data
+            what = f"what looks like {detectors.NAMES[kind]}"
+            masked = f"{what} was replaced by {detectors.MASKS[kind]}; see whether the row still makes sense"
+            yield code, masked if action == "redact" else f"the row holds {what}"
+
+
+def findings(tags: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """What rules have found in records and tagged them with: code and kind."""
+    for tag in tags:
+        code, _, kind = tag.partition(":")
+        if kind and code in _TAGGED:
+            yield code, kind
