@@ -2,6 +2,8 @@
 
 Reads   data/clean/records.parquet, data/benchmarks/ (optional)
 Writes  data/splits/{train,validation,test}.parquet, data/splits/{rejected,overlaps}.jsonl, reports/split.json
+
+Rows that stand in another split than at the last run here are told of, with the cause.
 """
 
 from collections import Counter
@@ -15,7 +17,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from stages.lib import artifacts, contamination, dedupe, forms, rejects, runtime, sources
+from stages.lib import artifacts, contamination, dedupe, forms, moves, rejects, runtime, sources
 from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load, load_seed
 from stages.lib.records import SCHEMA, from_table
@@ -27,6 +29,7 @@ from stages.params.validate import ValidateParams
 CLEAN = Path("data/clean/records.parquet")
 BENCHMARKS = Path("data/benchmarks")
 SPLITS = Path("data/splits")
+MEMORY = Path(".cache/splits")
 REPORT = Path("reports/split.json")
 
 NAMES = ("train", "validation", "test")
@@ -52,6 +55,7 @@ class Splits:
     tables: dict[str, pa.Table]
     rejected: list[Rejected]
     overlaps: list[dict[str, Any]]  # training rows that are kept, and what they share with a question that is held out
+    placed: pa.Table  # each record's id, place, group and split, before anything was taken out of train
     metrics: dict[str, Any]
 
 
@@ -134,7 +138,8 @@ def split(
     }
     grouped = table.append_column("group", pa.array(grouping.ids, pa.string()))
     tables = {name: grouped.filter(_only(numbers, len(table))) for name, numbers in members.items()}
-    return Splits(tables, _rejected(table, leaks), overlaps, metrics)
+    placed = pa.table({"id": rows.ids, "place": rows.places, "group": grouping.ids, "split": parts})
+    return Splits(tables, _rejected(table, leaks), overlaps, placed, metrics)
 
 
 def _fixed(table: pa.Table, groups: Sequence[str], files: Sequence[str]) -> set[str]:
@@ -323,11 +328,10 @@ def read_benchmarks(folder: Path) -> dict[str, str]:
 
 def main() -> None:
     """Run the stage."""
-    params = load(SplitParams)
-    near_duplicate = load(ValidateParams).near_duplicate
+    params, near_duplicate, seed = load(SplitParams), load(ValidateParams).near_duplicate, load_seed()
     with runtime.measured("split") as figures:
         records = artifacts.read_parquet(CLEAN, "validate")
-        splits = split(records, read_benchmarks(BENCHMARKS), params, near_duplicate, load_seed())
+        splits = split(records, read_benchmarks(BENCHMARKS), params, near_duplicate, seed)
         with artifacts.replacing(SPLITS) as out:
             for name, table in splits.tables.items():
                 artifacts.write_parquet(out / f"{name}.parquet", table)
@@ -339,6 +343,17 @@ def main() -> None:
     if without and params.test:
         warn(f"no test row judges the categories {', '.join(without)}. Add rows to them, or raise split.test.")
     print(_summary(len(records), splits.metrics))
+    _tell_moves(splits.placed, params, near_duplicate, seed)
+
+
+def _tell_moves(placed: pa.Table, params: SplitParams, near_duplicate: float, seed: int) -> None:
+    """Say which rows were in another split when the stage last ran here, and remember where they are now."""
+    settings = {f"split.{key}": value for key, value in params.model_dump(exclude={"contamination"}).items()}
+    settings |= {"validate.near_duplicate": near_duplicate, "seed": seed}
+    before = moves.remembered(MEMORY)
+    for sentence in moves.told(before, placed, settings) if before is not None else ():
+        print(f"split: {sentence}")
+    moves.remember(MEMORY, placed, settings)
 
 
 def _summary(rows: int, metrics: Mapping[str, Any]) -> str:
