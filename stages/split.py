@@ -6,6 +6,7 @@ Writes  data/splits/{train,validation,test}.parquet, data/splits/{rejected,overl
 Rows that stand in another split than at the last run here are told of, with the cause.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -175,7 +176,8 @@ def group(rows: Rows, similarity: float, near_duplicate: float) -> Grouping:
     """Put rows with like questions together, whatever they answer, and break up what would swallow a category.
 
     A group that has more than a tenth of a category's rows is cut at a higher similarity, `STEP` by `STEP`, until its
-    parts are small or hold only rows that are never parted: those with the same question, and near-duplicates.
+    parts are small or hold only rows that differ in nothing but their numbers. These are parted only where most of a
+    category stands in such groups; rows with the same question, and near-duplicates, never.
     """
     alike, likeness = dedupe.like_questions(rows.wording, similarity)
     bound = _inseparable(rows, near_duplicate)
@@ -183,20 +185,22 @@ def group(rows: Rows, similarity: float, near_duplicate: float) -> Grouping:
     while True:
         holds = likeness >= level[alike[:, 0]]  # both rows of a pair are always cut at the same level
         heads = dedupe.components(len(rows.ids), np.concatenate([bound, alike[holds]]))
-        swollen = _swollen(heads, rows.categories)
-        swallowing = [row for row, head in enumerate(heads) if head in swollen and level[row] <= 1]
-        if not swallowing:
+        is_swollen = np.isin(heads, list(_swollen(heads, rows.categories)))
+        if (is_low := is_swollen & (level < 1)).any():
+            level[is_low] = np.minimum(level[is_low] + STEP, 1)
+        elif (is_whole := _of_swallowed(heads, rows.categories, is_swollen) & (level == 1)).any():
+            level[is_whole] = np.inf
+        else:
             break
-        level[swallowing] += STEP
     names: dict[int, str] = {}
     for name, head in zip(rows.ids, heads, strict=True):
         names[head] = min(names.get(head, name), name)
-    is_broken = level > similarity
-    first_heads = np.array(dedupe.components(len(rows.ids), np.concatenate([bound, alike])))
+    first_heads = dedupe.components(len(rows.ids), np.concatenate([bound, alike]))
+    pieces = Counter(first for first, _ in set(zip(first_heads, heads, strict=True)))
     return Grouping(
         ids=[names[head] for head in heads],
-        broken_groups=len(np.unique(first_heads[is_broken])),
-        is_broken=is_broken.tolist(),
+        broken_groups=sum(count > 1 for count in pieces.values()),
+        is_broken=[pieces[first] > 1 for first in first_heads],
         alike=alike,
         bound=bound,
     )
@@ -217,6 +221,13 @@ def _swollen(heads: Sequence[int], categories: Sequence[str]) -> set[int]:
     total = Counter(categories)
     shares = Counter(zip(heads, categories, strict=True))
     return {head for (head, category), rows in shares.items() if rows > max(LARGE, total[category] / 10)}
+
+
+def _of_swallowed(heads: Sequence[int], categories: Sequence[str], is_swollen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The rows of the swollen groups that stand in a category of which more than half stands in swollen groups."""
+    total, swallowed = Counter(categories), Counter(itertools.compress(categories, is_swollen))
+    most = {head for head, category in zip(heads, categories, strict=True) if 2 * swallowed[category] > total[category]}
+    return is_swollen & np.isin(heads, list(most))
 
 
 def assign(groups: Sequence[str], params: SplitParams, seed: int, fixed: Collection[str] = ()) -> list[str]:

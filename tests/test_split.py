@@ -215,22 +215,32 @@ def test_the_same_group_stays_whole_where_it_is_small_beside_its_category(run):
     assert (splits.metrics["broken_groups"], splits.metrics["largest_group"]) == (0, 30)
 
 
+ASK = {"en": "Read the order number: my parcel ORD-{} has not come.", "zh": "请读出订单号：我的包裹ORD-{}还没有到。"}
+
+
+def alike(rows, category="orders", ask=ASK["en"]):
+    """Rows that differ in a number, each with its own answer."""
+    return [record(ask.format(number), str(number), category, line=number) for number in range(rows)]
+
+
+@pytest.mark.parametrize("others", [4600, 600])
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_500_rows_that_differ_in_their_order_number_never_straddle_two_splits(run, language):
-    ask = {
-        "en": "Read the order number: my parcel ORD-{} has not come.",
-        "zh": "请读出订单号：我的包裹ORD-{}还没有到。",
-    }
-    numbers = [record(ask[language].format(number), str(number), line=number) for number in range(500)]
-    splits = run(numbers + many(4600))
+def test_500_rows_that_differ_in_their_order_number_never_straddle_two_splits(run, language, others):
+    numbers = alike(500, ask=ASK[language])
+    splits = run(numbers + many(others))
     where = parts(splits)
     assert len({where[one.id] for one in numbers}) == 1
     assert splits.metrics["largest_group"] == 500
     assert splits.metrics["like_pairs_across"] == splits.metrics["contaminated"]["rows"] == 0
 
 
-def alike(rows, category="orders", ask="Read the order number: my parcel ORD-{} has not come."):
-    return [record(ask.format(number), str(number), category, line=number) for number in range(rows)]
+def test_rows_that_differ_in_numbers_are_parted_where_they_are_most_of_a_category(run):
+    """Each of the five tasks has a fifth of the rows: whole, they would be the only five groups to share out."""
+    asks = [f"{text(random.Random(task), 9)} {{}}" for task in range(5)]
+    tasks = [row for ask in asks for row in alike(60, ask=ask)]
+    alone, mixed = run(tasks).metrics, run(tasks[:120] + many(130)).metrics
+    assert (alone["broken_groups"], alone["largest_group"]) == (5, 1)
+    assert (mixed["broken_groups"], mixed["largest_group"]) == (0, 60)
 
 
 @pytest.mark.parametrize(
