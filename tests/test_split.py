@@ -22,6 +22,7 @@ from stages.lib.errors import UserError
 from stages.lib.records import SCHEMA, Message, Record, to_table
 from stages.lib.rejects import Code
 from stages.split import NAMES, Rows, assign, group, read_benchmarks, split
+from tests.lib.test_contamination import HIDDEN
 from tests.lib.test_dedupe import text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,9 +32,11 @@ def record(question, answer="fine", category="orders", line=1, own=None):
     return Record("a.json", line, (Message("user", question), Message("assistant", answer)), own, category)
 
 
-def many(rows, seed=1, words=15, **fields):
+def many(rows, seed=1, words=15, language="en", **fields):
     rng = random.Random(seed)
-    return [record(text(rng, words), text(rng, 5), line=line, **fields) for line in range(1, rows + 1)]
+    return [
+        record(text(rng, words, language), text(rng, 5, language), line=line, **fields) for line in range(1, rows + 1)
+    ]
 
 
 @pytest.fixture
@@ -312,12 +315,30 @@ def test_a_training_row_that_gives_away_a_benchmark_question_is_rejected(run, la
     assert splits.metrics["contaminated"] == {"rows": len(kept_out), "benchmarks": len(kept_out)}
 
 
-def test_a_training_row_that_gives_away_a_test_question_is_rejected(run):
-    records = many(300)
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_20_planted_benchmark_questions_stay_out_of_training_and_no_other_row_does(run, language):
+    rng = random.Random(9)
+    questions = {f"exam.jsonl:{line}": text(rng, 25, language) for line in range(1, 21)}
+    hide = itertools.cycle(HIDDEN.values())
+    planted = [next(hide)(question, lambda words: text(rng, words, language)) for question in questions.values()]
+    records = many(1000, words=40, language=language) + planted
+    everything = run(records, questions, validation=0.0, test=0.0)
+    assert {one.record["id"] for one in everything.rejected} == {one.id for one in planted}
+    assert everything.metrics["contaminated"] == {"rows": 20, "benchmarks": 20}
+    drawn = run(records, questions)
+    trained = set(drawn.tables["train"]["id"].to_pylist())
+    assert not trained & {one.id for one in planted}
+    assert {one.record["id"] for one in drawn.rejected} <= {one.id for one in planted}
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_training_row_that_gives_away_a_test_question_is_rejected(run, language):
+    records = many(300, language=language)
     where = parts(run(records))
     asked = next(one for one in records if where[one.id] == "test").question
     rng = random.Random(8)
-    leaks = [record(f"{text(rng, 40)} {asked} {text(rng, 40)}", line=line) for line in range(1000, 1008)]
+    around = [(text(rng, 40, language), text(rng, 40, language)) for _ in range(8)]
+    leaks = [record(f"{before} {asked} {after}", line=line) for line, (before, after) in enumerate(around, 1000)]
     splits = run(records + leaks)
     trained = set(splits.tables["train"]["line"].to_pylist())
     assert splits.metrics["contaminated"]["test"] >= 1
