@@ -506,7 +506,7 @@ def test_check_exits_with_1_on_problems_and_without_a_word_on_none(tmp_path):
 def test_a_check_loads_no_library_that_takes_seconds(tmp_path):
     """An editor and each commit wait for it."""
     write(tmp_path, {"rows.jsonl": [GOOD, alpaca(answer="")]})
-    heavy = ("torch", "transformers", "tokenizers", "datasets", "trl")
+    heavy = ("torch", "transformers", "tokenizers", "datasets", "trl", "pandas")
     code = (
         "import atexit, runpy, sys; sys.argv[1:] = ['--check', sys.argv[1]]; "
         f"atexit.register(lambda: print([name for name in {heavy} if name in sys.modules])); "
