@@ -35,7 +35,7 @@ from stages.params.split import SplitParams
 from stages.params.validate import Action, Conflicts, ValidateParams
 from stages.split import NAMES, split
 from stages.validate import Outcome, validate
-from tools.fuzz_files import COLUMNS, raw_files
+from tools.fuzz_files import COLUMNS, damaged, raw_files
 
 S = TypeVar("S", bound=Section)
 Found = dict[str, bytes] | str  # the files that a stage would write, or the sentence with which it stops
@@ -57,14 +57,17 @@ class Tally:
     codes: Counter[str] = field(default_factory=Counter)
     failures: dict[int, str] = field(default_factory=dict)  # by seed
 
+    def add(self, outcome: Outcome) -> None:
+        """Count what became of the rows of a set."""
+        self.rows += outcome.metrics["rows"]["read"]
+        self.kept += outcome.metrics["rows"]["kept"]
+        self.codes.update(outcome.metrics["rejected"])
+
     def __str__(self) -> str:
         lines = [
             f"fuzz: {self.sets:,} sets · {self.rows:,} rows · {self.kept:,} kept · {self.splits:,} splits · "
             f"{self.stopped:,} stops in a sentence · {len(self.failures):,} failures",
-            *(
-                f"{count:>8,} {code}"
-                for code, count in sorted(self.codes.items(), key=lambda item: (-item[1], item[0]))
-            ),
+            f"      {rejects.summary(self.codes)}",
             *(f"FAILED --seed {seed} --minutes 0: {what}" for seed, what in self.failures.items()),
         ]
         return "\n".join(lines)
@@ -98,27 +101,31 @@ def examine(rng: Random, folder: Path, tally: Tally) -> None:
     Raises:
         Fault: something is lost, or not the same.
     """
-    files = raw_files(rng)
-    params = drawn(ValidateParams, rng, VALIDATE)
-    write(files, folder / "raw")
-    write(dict(reversed(files.items())), folder / "again" / "raw")
-    outcome = _outcome(folder / "raw", params, folder / "memory")
+    files, params = raw_files(rng), drawn(ValidateParams, rng, VALIDATE)
+    raw, elsewhere = folder / "raw", folder / "elsewhere" / "raw"
+    write(files, raw)
+    write(dict(reversed(files.items())), elsewhere)
+
+    def again(raw: Path, memory: str, workers: int = 1) -> Found:
+        return as_written(_outcome(raw, params, folder / memory, workers), folder)
+
+    outcome = _outcome(raw, params, folder / "memory")
     found = as_written(outcome, folder)
-    for how, raw, memory, workers in (
-        ("with what it remembers", folder / "raw", folder / "memory", 1),
-        ("on files written in another order", folder / "again" / "raw", folder / "empty", 1),
-        *([("with two processes", folder / "raw", folder / "other", 2)] if rng.random() < 0.01 else []),
-    ):
-        same(found, as_written(_outcome(raw, params, memory, workers), folder), f"validate, {how},")
+    _require_same(found, again(raw, "memory"), "with what it remembers")
+    _require_same(found, again(elsewhere, "none"), "on files written in another order")
+    if rng.random() < 0.01:
+        _require_same(found, again(raw, "of two", workers=2), "with two processes")
     if isinstance(outcome, str):
         tally.stopped += 1
-        return
-    account(files, outcome, params)
-    tally.rows += outcome.metrics["rows"]["read"]
-    tally.kept += len(outcome.kept)
-    tally.codes.update(outcome.metrics["rejected"])
-    if rng.random() < 0.5:
-        tally.splits += examine_split(rng, outcome.kept, params.near_duplicate)
+    else:
+        account(files, outcome, params)
+        tally.add(outcome)
+        if rng.random() < 0.5:
+            tally.splits += examine_split(rng, outcome.kept, params.near_duplicate)
+    if rng.random() < 0.3:
+        name = rng.choice(list(files))
+        write({name: damaged(rng, files[name])}, raw)
+        _require_same(again(raw, "memory"), again(raw, "no memory"), "after an edit, with what it remembers or without")
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> None:
@@ -179,14 +186,13 @@ def as_written(outcome: Outcome | str, folder: Path) -> Found:
         return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
-def same(one: Found, other: Found, what: str) -> None:
-    """Refuse two results that differ."""
+def _require_same(one: Found, other: Found, how: str) -> None:
     if isinstance(one, str) or isinstance(other, str):
         differing = "" if one == other else f"it stops with {one if isinstance(one, str) else other!r}"
     else:
         differing = ", ".join(name for name in sorted(one) if one[name] != other[name])
     if differing:
-        raise Fault(f"{what} gives another result: {differing}")
+        raise Fault(f"validate, {how}, gives another result: {differing}")
 
 
 # --- is every row there?

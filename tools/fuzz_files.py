@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Row = dict[str, Any]
+Question = tuple[str, str | None]  # an instruction, and an input or none
+Turns = list[tuple[Question, str]]  # each with its answer
 
 COLUMNS = {"instruction": "question", "output": "reply", "category": "topic"}  # as validate.columns may map them
 FORMS = {"array": ".json", "values": ".json", "lines": ".jsonl", "csv": ".csv", "parquet": ".parquet"}
@@ -52,7 +54,8 @@ def raw_files(rng: Random) -> dict[str, bytes]:
     for number in range(rng.randint(1, 5)):
         form = rng.choice(list(FORMS))
         packed = rng.choice(PACKED)
-        data = encoded(rng, raw_rows(rng, rng.choice((0, 1, 8, 30)), rows), form)
+        count = 3000 if rng.random() < 0.004 else rng.choice((0, 1, 8, 30))  # some are read in several blocks
+        data = encoded(rng, raw_rows(rng, count, rows), form)
         if rng.random() < 0.3:
             data = damaged(rng, data)
         data = compressed(data, packed)
@@ -65,11 +68,15 @@ def raw_files(rng: Random) -> dict[str, bytes]:
 
 
 def raw_rows(rng: Random, count: int, earlier: list[Any]) -> list[Any]:
-    """Rows, most of them good; some repeat an earlier one, some have a fault. They join the earlier ones."""
+    """Rows, most of them good; some nearly repeat an earlier one, some have a fault. They join the earlier ones."""
     for _ in range(count):
-        chance = rng.random()
-        row = raw_row(rng) if chance < 0.9 or not earlier else rng.choice(earlier)
-        earlier.append(faulty(rng, row) if 0.8 < chance < 0.95 else row)
+        kind = rng.random()
+        row = rng.choice(earlier) if kind < 0.15 and earlier else raw_row(rng)
+        if kind < 0.1:
+            row = touched(rng, row)
+        elif kind > 0.85:
+            row = faulty(rng, row)
+        earlier.append(row)
     return earlier[len(earlier) - count :]
 
 
@@ -89,8 +96,7 @@ def raw_row(rng: Random) -> Row:
     return row | {name: value for name, value in more.items() if rng.random() < 0.1}
 
 
-def _question(rng: Random, language: str) -> tuple[str, str | None]:
-    """An instruction, and an input or none."""
+def _question(rng: Random, language: str) -> Question:
     if rng.random() < 0.4:
         return _TASKS[language], _text(rng, language, rng.randint(1, 12))
     return _text(rng, language, rng.randint(3, 30)), None
@@ -102,10 +108,7 @@ def _text(rng: Random, language: str, words: int) -> str:
     return between.join(rng.choices(_WORDS[language], k=words)) + number + mark
 
 
-Turns = list[tuple[tuple[str, str | None], str]]
-
-
-def _asked(question: tuple[str, str | None]) -> str:
+def _asked(question: Question) -> str:
     return "\n\n".join(part for part in question if part is not None)
 
 
@@ -140,6 +143,15 @@ def _sharegpt(turns: Turns) -> Row:
 
 
 _MAKERS: tuple[Callable[[Turns], Row], ...] = (_alpaca, _alpaca, _prompt, _mapped, _messages, _sharegpt)
+
+
+def touched(rng: Random, row: Any) -> Any:
+    """The row with a little added to one of its texts."""
+    row = copy.deepcopy(row)
+    texts = [(holder, key) for holder, key in _places(row) if isinstance(holder[key], str)]
+    for holder, key in rng.sample(texts, min(1, len(texts))):
+        holder[key] += rng.choice((" ", "!", " lamp", "灯", " 7"))
+    return row
 
 
 def faulty(rng: Random, row: Any) -> Any:
