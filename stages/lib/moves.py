@@ -5,12 +5,13 @@ files. Where nothing is remembered, as in a fresh clone or a queued experiment, 
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.lib import artifacts
 from stages.lib.errors import UserError
@@ -44,46 +45,38 @@ def told(before: pa.Table, placed: pa.Table, settings: Mapping[str, Any]) -> lis
         placed: for each record `id`, `place` (`tickets.json:214`), `group` and `split`.
         settings: the params that have a say in it, by key.
     """
-    was = dict(zip(before["id"].to_pylist(), before["split"].to_pylist(), strict=True))
-    moved = [
-        row
-        for row, (name, split) in enumerate(zip(placed["id"].to_pylist(), placed["split"].to_pylist(), strict=True))
-        if was.get(name, split) != split
-    ]
-    counts: dict[tuple[str, str, str], int] = defaultdict(int)
-    for name, split, why in _with_causes(before, placed, moved, settings) if moved else ():
-        counts[was[name], split, why] += 1
+    there = pc.index_in(placed["id"], before["id"].combine_chunks())  # null where a record is new
+    for name in ("group", "split"):
+        placed = placed.append_column(f"old_{name}", before[name].take(there))
+    moved = placed.filter(pc.not_equal(placed["old_split"], placed["split"]))
+    causes = _causes(before, placed, moved, settings) if len(moved) else ()
+    ways = Counter(zip(moved["old_split"].to_pylist(), moved["split"].to_pylist(), causes, strict=True))
     return [
         f"{count:,} {'row' if count == 1 else 'rows'} went from {old} to {new} since the last run here: {why}."
-        for (old, new, why), count in sorted(counts.items())
+        for (old, new, why), count in sorted(ways.items())
     ]
 
 
-def _with_causes(
-    before: pa.Table, placed: pa.Table, moved: list[int], settings: Mapping[str, Any]
-) -> Iterator[tuple[str, str, str]]:
-    """The id, the split and the cause of each row that moved."""
+def _causes(before: pa.Table, placed: pa.Table, moved: pa.Table, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Why each of the rows moved."""
     said = before.schema.metadata or {}
     changed = [key for key, value in settings.items() if said.get(key.encode()) != json.dumps(value).encode()]
-    old_groups = dict(zip(before["id"].to_pylist(), before["group"].to_pylist(), strict=True))
     new = defaultdict(list)
-    for row in placed.to_pylist():
-        if row["id"] not in old_groups:
-            new[row["group"]].append(row["place"])
-    left = {old_groups[name] for name in old_groups.keys() - set(placed["id"].to_pylist())}
-    for row in placed.take(moved).to_pylist():
-        group, old_group = row["group"], old_groups[row["id"]]
+    for row in placed.filter(pc.is_null(placed["old_group"])).select(["group", "place"]).to_pylist():
+        new[row["group"]].append(row["place"])
+    is_gone = pc.invert(pc.is_in(before["id"], placed["id"].combine_chunks()))
+    left = set(before["group"].filter(is_gone).to_pylist())
+    for group, old_group in zip(moved["group"].to_pylist(), moved["old_group"].to_pylist(), strict=True):
         if changed:
-            why = f"{' and '.join(changed)} changed"
+            yield f"{' and '.join(changed)} changed"
         elif group in new:
-            why = f"new rows are like them ({_listed(new[group])})"
+            yield f"new rows are like them ({_listed(new[group])})"
         elif old_group in left:
-            why = "rows like them are gone"
+            yield "rows like them are gone"
         elif group != old_group:
-            why = "groups of more than a tenth of a category are broken up, and theirs has another share of it now"
+            yield "groups of more than a tenth of a category are broken up, and theirs has another share of it now"
         else:
-            why = "no split may be empty"
-        yield row["id"], row["split"], why
+            yield "no split may be empty"
 
 
 def _listed(places: list[str]) -> str:
