@@ -2,8 +2,11 @@
 
 Reads   data/clean/records.parquet, data/benchmarks/ (optional)
 Writes  data/splits/{train,validation,test}.parquet, data/splits/{rejected,overlaps}.jsonl, reports/split.json
+
+Rows that stand in another split than at the last run here are told of, with the cause.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from stages.lib import artifacts, contamination, dedupe, forms, rejects, runtime, sources
+from stages.lib import artifacts, contamination, dedupe, forms, moves, rejects, runtime, sources
 from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load, load_seed
 from stages.lib.records import SCHEMA, from_table
@@ -27,6 +30,7 @@ from stages.params.validate import ValidateParams
 CLEAN = Path("data/clean/records.parquet")
 BENCHMARKS = Path("data/benchmarks")
 SPLITS = Path("data/splits")
+MEMORY = Path(".cache/splits")
 REPORT = Path("reports/split.json")
 
 NAMES = ("train", "validation", "test")
@@ -53,6 +57,7 @@ class Splits:
     tables: dict[str, pa.Table]
     rejected: list[Rejected]
     overlaps: list[dict[str, Any]]  # training rows that are kept, and what they share with a question that is held out
+    placed: pa.Table  # each record's id, place, group and split, before anything was taken out of train
     metrics: dict[str, Any]
 
 
@@ -135,7 +140,8 @@ def split(
     }
     grouped = table.append_column("group", pa.array(grouping.ids, pa.string()))
     tables = {name: grouped.filter(_only(numbers, len(table))) for name, numbers in members.items()}
-    return Splits(tables, _rejected(table, leaks), overlaps, metrics)
+    placed = pa.table({"id": rows.ids, "place": rows.places, "group": grouping.ids, "split": parts})
+    return Splits(tables, _rejected(table, leaks), overlaps, placed, metrics)
 
 
 def _fixed(table: pa.Table, groups: Sequence[str], files: Sequence[str]) -> set[str]:
@@ -171,7 +177,8 @@ def group(rows: Rows, similarity: float, near_duplicate: float) -> Grouping:
     """Put rows with like questions together, whatever they answer, and break up what would swallow a category.
 
     A group that has more than a tenth of a category's rows is cut at a higher similarity, `STEP` by `STEP`, until its
-    parts are small or hold only rows that are never parted: those with the same question, and near-duplicates.
+    parts are small or hold only rows that differ in nothing but their numbers. These are parted only where most of a
+    category stands in such groups; rows with the same question, and near-duplicates, never.
     """
     alike, likeness = dedupe.like_questions(rows.wording, similarity)
     bound = _inseparable(rows, near_duplicate)
@@ -179,20 +186,22 @@ def group(rows: Rows, similarity: float, near_duplicate: float) -> Grouping:
     while True:
         holds = likeness >= level[alike[:, 0]]  # both rows of a pair are always cut at the same level
         heads = dedupe.components(len(rows.ids), np.concatenate([bound, alike[holds]]))
-        swollen = _swollen(heads, rows.categories)
-        swallowing = [row for row, head in enumerate(heads) if head in swollen and level[row] <= 1]
-        if not swallowing:
+        is_swollen = np.isin(heads, list(_swollen(heads, rows.categories)))
+        if (is_low := is_swollen & (level < 1)).any():
+            level[is_low] = np.minimum(level[is_low] + STEP, 1)
+        elif (is_whole := _of_swallowed(heads, rows.categories, is_swollen) & (level == 1)).any():
+            level[is_whole] = np.inf
+        else:
             break
-        level[swallowing] += STEP
     names: dict[int, str] = {}
     for name, head in zip(rows.ids, heads, strict=True):
         names[head] = min(names.get(head, name), name)
-    is_broken = level > similarity
-    first_heads = np.array(dedupe.components(len(rows.ids), np.concatenate([bound, alike])))
+    first_heads = dedupe.components(len(rows.ids), np.concatenate([bound, alike]))
+    pieces = Counter(first for first, _ in set(zip(first_heads, heads, strict=True)))
     return Grouping(
         ids=[names[head] for head in heads],
-        broken_groups=len(np.unique(first_heads[is_broken])),
-        is_broken=is_broken.tolist(),
+        broken_groups=sum(count > 1 for count in pieces.values()),
+        is_broken=[pieces[first] > 1 for first in first_heads],
         alike=alike,
         bound=bound,
     )
@@ -213,6 +222,13 @@ def _swollen(heads: Sequence[int], categories: Sequence[str]) -> set[int]:
     total = Counter(categories)
     shares = Counter(zip(heads, categories, strict=True))
     return {head for (head, category), rows in shares.items() if rows > max(LARGE, total[category] / 10)}
+
+
+def _of_swallowed(heads: Sequence[int], categories: Sequence[str], is_swollen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The rows of the swollen groups that stand in a category of which more than half stands in swollen groups."""
+    total, swallowed = Counter(categories), Counter(itertools.compress(categories, is_swollen))
+    most = {head for head, category in zip(heads, categories, strict=True) if 2 * swallowed[category] > total[category]}
+    return is_swollen & np.isin(heads, list(most))
 
 
 def assign(groups: Sequence[str], params: SplitParams, seed: int, fixed: Collection[str] = ()) -> list[str]:
@@ -324,11 +340,10 @@ def read_benchmarks(folder: Path) -> dict[str, str]:
 
 def main() -> None:
     """Run the stage."""
-    params = load(SplitParams)
-    near_duplicate = load(ValidateParams).near_duplicate
+    params, near_duplicate, seed = load(SplitParams), load(ValidateParams).near_duplicate, load_seed()
     with runtime.measured("split") as figures:
         records = artifacts.read_parquet(CLEAN, "validate")
-        splits = split(records, read_benchmarks(BENCHMARKS), params, near_duplicate, load_seed())
+        splits = split(records, read_benchmarks(BENCHMARKS), params, near_duplicate, seed)
         with artifacts.replacing(SPLITS) as out:
             for name, table in splits.tables.items():
                 artifacts.write_parquet(out / f"{name}.parquet", table)
@@ -342,6 +357,17 @@ def main() -> None:
         named = ", ".join(without[:_NAMED]) + more
         warn(f"no test row judges the categories {named}. Add rows to them, or raise split.test.")
     print(_summary(len(records), splits.metrics))
+    _tell_moves(splits.placed, params, near_duplicate, seed)
+
+
+def _tell_moves(placed: pa.Table, params: SplitParams, near_duplicate: float, seed: int) -> None:
+    """Say which rows were in another split when the stage last ran here, and remember where they are now."""
+    settings = {f"split.{key}": value for key, value in params.model_dump(exclude={"contamination"}).items()}
+    settings |= {"validate.near_duplicate": near_duplicate, "seed": seed}
+    before = moves.remembered(MEMORY)
+    for sentence in moves.told(before, placed, settings) if before is not None else ():
+        print(f"split: {sentence}")
+    moves.remember(MEMORY, placed, settings)
 
 
 def _summary(rows: int, metrics: Mapping[str, Any]) -> str:

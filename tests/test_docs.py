@@ -26,7 +26,13 @@ TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for
 PIPELINE = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 KEYS = {"seed"} | {key for name, section in sections().items() for key, _ in docs_tables.fields(section, name)}
 BLOCKS = {key.rpartition(".")[0] for key in KEYS}  # `train`, `train.lora`
-MADE_BESIDES = {"reports/runtime", ".dvc/plots_offline.html", ".dvc/cache", ".dvc/tmp/exps"}  # in no stage's `outs`
+MADE_BESIDES = {
+    "reports/runtime",
+    ".cache/splits",
+    ".dvc/plots_offline.html",
+    ".dvc/cache",
+    ".dvc/tmp/exps",
+}  # in no stage's `outs`
 PLACEHOLDER = re.compile(r"…|(?<![A-Z])NAME(?![A-Z])")  # what the reader puts something in for
 
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -107,8 +107,10 @@ def test_the_template_that_was_chosen_travels_with_the_rows(formatted):
     }
 
 
-def test_every_row_is_kept_or_rejected_with_its_place_and_the_templates_own_reason(formatted):
-    rows = [a_record(1, "Hi", "Hello"), a_record(2, "Hi", "Hello", system="Be brief.")]
+@pytest.mark.parametrize("said", [("Hi", "Hello", "Be brief."), ("您好", "您好！", "请简短回答。")], ids=["en", "zh"])
+def test_every_row_is_kept_or_rejected_with_its_place_and_the_templates_own_reason(formatted, said):
+    question, answer, system = said
+    rows = [a_record(1, question, answer), a_record(2, question, answer, system=system)]
     result = formatted(rows, chat_template=LLAMA2)
     assert result["metrics"]["rows"] == {"read": 3, "kept": 2, "rejected": 1}
     assert result["metrics"]["rejected"] == {"template-refused": 1}

@@ -1,7 +1,10 @@
 """Train, validation and test, without a twin between them."""
 
+import itertools
 import json
 import random
+import re
+import shutil
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -19,6 +22,7 @@ from stages.lib.errors import UserError
 from stages.lib.records import SCHEMA, Message, Record, to_table
 from stages.lib.rejects import Code
 from stages.split import NAMES, Rows, assign, group, read_benchmarks, split
+from tests.lib.test_contamination import HIDDEN
 from tests.lib.test_dedupe import text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,9 +32,11 @@ def record(question, answer="fine", category="orders", line=1, own=None):
     return Record("a.json", line, (Message("user", question), Message("assistant", answer)), own, category)
 
 
-def many(rows, seed=1, words=15, **fields):
+def many(rows, seed=1, words=15, language="en", **fields):
     rng = random.Random(seed)
-    return [record(text(rng, words), text(rng, 5), line=line, **fields) for line in range(1, rows + 1)]
+    return [
+        record(text(rng, words, language), text(rng, 5, language), line=line, **fields) for line in range(1, rows + 1)
+    ]
 
 
 @pytest.fixture
@@ -75,6 +81,22 @@ def test_a_record_added_later_never_moves_another_between_splits(run):
         assert before.items() <= parts(run(added)).items()
 
 
+def bridge(one, other, line=999):
+    """A row that is like both."""
+    return record(f"{one.question} {other.question}", line=line)
+
+
+def test_a_row_that_is_like_two_groups_joins_them_and_moves_no_other(run):
+    records = many(300)
+    before = parts(run(records, group_similarity=0.4))
+    one = next(row for row in records if before[row.id] == "train")
+    other = next(row for row in records if before[row.id] == "test")
+    between = bridge(one, other)
+    after = parts(run([*records, between], group_similarity=0.4))
+    assert after[one.id] == after[other.id] == after[between.id]
+    assert {row for row in before if before[row] != after[row]} <= {one.id, other.id}
+
+
 def test_the_order_of_the_records_decides_nothing(run):
     records = many(200) + [record(f"my parcel {number} has not come yet, please", line=number) for number in range(30)]
     assert parts(run(records)) == parts(run(records[::-1]))
@@ -105,6 +127,54 @@ def chain(rng, rows, overlap=20, step=10):
     """Questions of 30 words, each of which shares its last 20 with the next one (similarity .47)."""
     words = text(rng, step * (rows - 1) + step + overlap).split()
     return [record(" ".join(words[step * n : step * n + step + overlap]), line=n) for n in range(rows)]
+
+
+def variations(seed, families=60, size=6):
+    """Rows of every likeness: of each family one is drawn, the others are it with some words and numbers exchanged."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(families):
+        words = text(rng, 28).split()
+        for _ in range(size):
+            for _ in range(rng.randrange(7)):
+                words[rng.randrange(28)] = rng.choice([text(rng, 1), str(rng.randrange(10**6))])
+            made.append(record(" ".join(words), text(rng, 3), rng.choice("abc"), line=len(made)))
+    return rng.sample(made, len(made))
+
+
+def pairs_alike(records, similarity):
+    """Every pair of rows whose words, numbers masked, are alike in runs of three: each is compared with each."""
+    plain = [re.sub(r"\d+", "#", one.question).split() for one in records]
+    runs = [set(zip(words, words[1:], words[2:], strict=False)) for words in plain]
+    for other, one in itertools.combinations(range(len(records)), 2):
+        if len(runs[one] & runs[other]) >= similarity * len(runs[one] | runs[other]):
+            yield records[one], records[other]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_pair_of_like_rows_stands_in_two_splits_if_each_is_compared_with_each(run, seed):
+    records = variations(seed)
+    splits = run(records, contamination=1.0, validation=0.2, test=0.3)
+    where = parts(splits)
+    pairs = list(pairs_alike(records, 0.5))
+    assert len(pairs) > 200
+    assert [one for one, other in pairs if where[one.id] != where[other.id]] == []
+    assert splits.metrics["broken_groups"] == splits.metrics["like_pairs_across"] == 0
+
+
+def test_pairs_that_were_torn_apart_are_counted_as_many_as_there_are(run):
+    """A chain of likenesses holds all rows together, is broken up, and the report says how many pairs that tore."""
+    records = chain(random.Random(4), 60)
+    splits = run(records, group_similarity=0.4, contamination=1.0)
+    where = parts(splits)
+    across = [one for one, other in pairs_alike(records, 0.4) if where[one.id] != where[other.id]]
+    assert splits.metrics["like_pairs_across"] == len(across) > 0
+
+
+def test_like_rows_that_are_not_together_stop_the_stage_as_a_bug_of_ours(run, monkeypatch):
+    monkeypatch.setattr(stage, "assign", lambda groups, *_: [NAMES[row % 3] for row in range(len(groups))])
+    with pytest.raises(AssertionError, match="rows that belong together are in different splits"):
+        run(variations(1))
 
 
 def test_no_test_row_has_a_near_duplicate_in_train(run):
@@ -146,6 +216,58 @@ def test_the_same_group_stays_whole_where_it_is_small_beside_its_category(run):
     where = parts(splits)
     assert len({where[one.id] for one in numbers}) == 1
     assert (splits.metrics["broken_groups"], splits.metrics["largest_group"]) == (0, 30)
+
+
+ASK = {"en": "Read the order number: my parcel ORD-{} has not come.", "zh": "请读出订单号：我的包裹ORD-{}还没有到。"}
+
+
+def alike(rows, category="orders", ask=ASK["en"]):
+    """Rows that differ in a number, each with its own answer."""
+    return [record(ask.format(number), str(number), category, line=number) for number in range(rows)]
+
+
+@pytest.mark.parametrize("others", [4600, 600])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_500_rows_that_differ_in_their_order_number_never_straddle_two_splits(run, language, others):
+    numbers = alike(500, ask=ASK[language])
+    splits = run(numbers + many(others))
+    where = parts(splits)
+    assert len({where[one.id] for one in numbers}) == 1
+    assert splits.metrics["largest_group"] == 500
+    assert splits.metrics["like_pairs_across"] == splits.metrics["contaminated"]["rows"] == 0
+
+
+def test_rows_that_differ_in_numbers_are_parted_where_they_are_most_of_a_category(run):
+    """Each of the five tasks has a fifth of the rows: whole, they would be the only five groups to share out."""
+    asks = [f"{text(random.Random(task), 9)} {{}}" for task in range(5)]
+    tasks = [row for ask in asks for row in alike(60, ask=ask)]
+    alone, mixed = run(tasks).metrics, run(tasks[:120] + many(130)).metrics
+    assert (alone["broken_groups"], alone["largest_group"]) == (5, 1)
+    assert (mixed["broken_groups"], mixed["largest_group"]) == (0, 60)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        alike(30),
+        alike(2000),
+        alike(300, category="alike") + many(300),
+        alike(30, category="alike") + many(15),
+        [
+            row
+            for name in "abcde"
+            for row in alike(60, category=name, ask=f"Task {name}: {text(random.Random(name), 9)} {{}}")
+        ],
+        chain(random.Random(3), 300),
+        many(30),
+    ],
+    ids=["30 alike", "all alike", "a category alike", "few others", "every category alike", "a chain", "30"],
+)
+def test_no_part_is_empty_because_one_group_swallowed_the_rows(run, records):
+    splits = run(records, group_similarity=0.4, contamination=1.0)
+    assert all(splits.metrics[name]["rows"] for name in NAMES)
+    assert splits.metrics["train"]["rows"] > len(records) / 2
+    assert sum(splits.metrics[name]["rows"] for name in NAMES) + splits.metrics["contaminated"]["rows"] == len(records)
 
 
 def test_breaking_up_stops_at_the_lowest_similarity_that_does():
@@ -193,12 +315,30 @@ def test_a_training_row_that_gives_away_a_benchmark_question_is_rejected(run, la
     assert splits.metrics["contaminated"] == {"rows": len(kept_out), "benchmarks": len(kept_out)}
 
 
-def test_a_training_row_that_gives_away_a_test_question_is_rejected(run):
-    records = many(300)
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_20_planted_benchmark_questions_stay_out_of_training_and_no_other_row_does(run, language):
+    rng = random.Random(9)
+    questions = {f"exam.jsonl:{line}": text(rng, 25, language) for line in range(1, 21)}
+    hide = itertools.cycle(HIDDEN.values())
+    planted = [next(hide)(question, lambda words: text(rng, words, language)) for question in questions.values()]
+    records = many(1000, words=40, language=language) + planted
+    everything = run(records, questions, validation=0.0, test=0.0)
+    assert {one.record["id"] for one in everything.rejected} == {one.id for one in planted}
+    assert everything.metrics["contaminated"] == {"rows": 20, "benchmarks": 20}
+    drawn = run(records, questions)
+    trained = set(drawn.tables["train"]["id"].to_pylist())
+    assert not trained & {one.id for one in planted}
+    assert {one.record["id"] for one in drawn.rejected} <= {one.id for one in planted}
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_training_row_that_gives_away_a_test_question_is_rejected(run, language):
+    records = many(300, language=language)
     where = parts(run(records))
     asked = next(one for one in records if where[one.id] == "test").question
     rng = random.Random(8)
-    leaks = [record(f"{text(rng, 40)} {asked} {text(rng, 40)}", line=line) for line in range(1000, 1008)]
+    around = [(text(rng, 40, language), text(rng, 40, language)) for _ in range(8)]
+    leaks = [record(f"{before} {asked} {after}", line=line) for line, (before, after) in enumerate(around, 1000)]
     splits = run(records + leaks)
     trained = set(splits.tables["train"]["line"].to_pylist())
     assert splits.metrics["contaminated"]["test"] >= 1
@@ -306,6 +446,49 @@ def test_the_stage_writes_its_files_and_one_line_and_the_same_again(clone, capsy
     )
     stage.main()
     assert [Path(file).read_bytes() for file in files] == before
+
+
+def test_what_moved_is_told_with_its_cause_and_stands_in_no_file(clone, capsys):
+    params = Path("params.yaml")
+    records = many(200)
+
+    def written():
+        return {path.name: path.read_bytes() for path in [*stage.SPLITS.iterdir(), stage.REPORT]}
+
+    def where():
+        tables = {name: pq.read_table(stage.SPLITS / f"{name}.parquet") for name in NAMES}
+        return {row: name for name, table in tables.items() for row in table["id"].to_pylist()}
+
+    def told(*added, **changes):
+        for key, value in changes.items():
+            text = re.sub(rf"  {key}: \S+", f"  {key}: {value}", params.read_text(encoding="utf-8"))
+            params.write_text(text, encoding="utf-8")
+        artifacts.write_parquet(stage.CLEAN, to_table([*records, *added]))
+        stage.main()
+        return capsys.readouterr().out.splitlines()[1:]
+
+    assert told(group_similarity=0.4) == []
+    before = where()
+    assert told(*many(50, seed=98)) == []
+    one, other = (next(row for row in records if before[row.id] == name) for name in ("train", "test"))
+    sentences = told(bridge(one, other))
+    after = where()
+    moved = [(before[row.id], after[row.id]) for row in (one, other) if before[row.id] != after[row.id]]
+    assert sentences == [
+        f"split: 1 row went from {old} to {new} since the last run here: new rows are like them (a.json:999)."
+        for old, new in sorted(moved)
+    ]
+    assert sentences
+
+    remembering = written()
+    shutil.rmtree(stage.MEMORY)
+    assert told(bridge(one, other)) == []
+    assert written() == remembering
+
+    sentences = told(bridge(one, other), test=0.5)
+    assert sentences
+    assert all(sentence.endswith(" since the last run here: split.test changed.") for sentence in sentences)
+    assert told(bridge(one, other)) == []
 
 
 def test_a_category_that_no_test_row_judges_is_named(clone, capsys):

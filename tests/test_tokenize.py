@@ -121,10 +121,11 @@ def test_no_rows_at_all_stop_the_stage(tokenized):
         tokenized([])
 
 
-def test_rows_over_the_limit_are_dropped_whole_counted_and_listed(tokenized):
+@pytest.mark.parametrize("word", ["order ", "订单号"])
+def test_rows_over_the_limit_are_dropped_whole_counted_and_listed(tokenized, word):
     """Field faults 15 and 16: nothing is cut, and the figures add up."""
-    rows = [a_row(1), a_row(2, question="order " * 30), a_row(3)]
-    done = tokenized(rows, validation=[a_row(4, answer="order " * 30)], max_length=40)
+    rows = [a_row(1), a_row(2, question=word * 30), a_row(3)]
+    done = tokenized(rows, validation=[a_row(4, answer=word * 30)], max_length=40)
     assert done.figures["truncated"]["rows"] == 0
     assert done.figures["dropped"]["rows"] == 2
     assert done.figures["train"]["rows"] == done.figures["train"]["examples"] + done.figures["train"]["dropped"] == 3

@@ -97,6 +97,7 @@ def test_changing_one_document_changes_no_other(family: str) -> None:
 
 
 def test_padding_is_a_document_of_its_own() -> None:
+    """Field fault 12: what fills a row up is not trained, even where it is the end token."""
     batch = PackedCollator(pad_id=9)([row(parts) for parts in documents()])
 
     assert batch["input_ids"][1, 11:].tolist() == [9] * 5

@@ -28,20 +28,41 @@ def caught(training, questions, threshold=0.5, **kind):
     return [(leak.row, leak.question) for leak in leaks(training, questions, threshold, **kind)]
 
 
+def conversation(*said):
+    """Turns of user and assistant."""
+    turns = (Message(("user", "assistant")[turn % 2], text) for turn, text in enumerate(said))
+    return Record("a.json", 1, tuple(turns))
+
+
+def reworded(question):
+    """Other case, width, punctuation and blanks; the words are the same."""
+    return "“" + question.upper().replace(" ", ", ").replace("A", "Ａ").replace("灯", "灯， ") + "”！"
+
+
+# How a row can hold a question; `some` gives other text.
+HIDDEN = {
+    "as its question": lambda question, some: record(question, some(20)),
+    "reworded": lambda question, some: record(reworded(question), some(20)),
+    "in a longer question": lambda question, some: record(f"{some(20)} {question} {some(20)}", some(20)),
+    "in its input": lambda question, some: record(f"{some(20)}\n\n{question}", some(20), own=question),
+    "in its answer": lambda question, some: record(some(30), f"{some(10)} {question} {some(10)}"),
+    "in a turn": lambda question, some: conversation(some(9), some(9), question, some(9), some(9), some(9)),
+    "in an earlier answer": lambda question, some: conversation(some(9), f"{some(9)} {question}", some(9), some(9)),
+}
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_every_planted_question_is_found_and_no_clean_row_is(language):
+@pytest.mark.parametrize("hide", HIDDEN.values(), ids=HIDDEN)
+def test_every_planted_question_is_found_and_no_clean_row_is(hide, language):
     rng = random.Random(1)
-    questions = [text(rng, 25, language) for _ in range(20)]
+    questions = [text(rng, rng.randint(12, 30), language) for _ in range(20)]
     training = [record(text(rng, 60, language), text(rng, 20, language)) for _ in range(1000)]
     places = rng.sample(range(1000), 20)
     for place, question in zip(places, questions, strict=True):
-        training[place] = record(f"{text(rng, 20, language)} {question} {text(rng, 20, language)}")
-    assert sorted(caught(training, questions)) == sorted(zip(places, range(20), strict=True))
-
-
-def test_a_question_in_an_answer_is_given_away_too():
-    question = text(random.Random(2), 30)
-    assert caught([record("Make up a question.", f"Here is one: {question}")], [question]) == [(0, 0)]
+        training[place] = hide(question, lambda words: text(rng, words, language))
+    planted = sorted(zip(places, range(20), strict=True))
+    assert caught(training, questions) == planted
+    assert caught(training, questions, are_benchmarks=True) == planted
 
 
 @pytest.mark.parametrize(("share", "is_caught"), [(0.9, True), (0.6, True), (0.3, False)])
