@@ -373,9 +373,11 @@ def _tell_moves(placed: pa.Table, params: SplitParams, near_duplicate: float, se
 def _summary(rows: int, metrics: Mapping[str, Any]) -> str:
     counts = " · ".join(f"{metrics[name]['rows']:,} {name}" for name in NAMES)
     broken = f" ({metrics['broken_groups']:,} broken up)" if metrics["broken_groups"] else ""
+    overlaps = metrics["overlaps"]["rows"]
+    more = f" · {overlaps:,} overlaps stay → {SPLITS / 'overlaps.jsonl'}" if overlaps else ""
     return (
         f"split: {rows:,} rows in {metrics['groups']:,} groups{broken} · {counts} · "
-        f"{metrics['contaminated']['rows']:,} contaminated → {SPLITS / 'rejected.jsonl'}"
+        f"{metrics['contaminated']['rows']:,} contaminated → {SPLITS / 'rejected.jsonl'}{more}"
     )
 
 
