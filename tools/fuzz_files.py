@@ -127,6 +127,10 @@ def _prompt(turns: Turns) -> Row:
     return {"prompt": _asked(turns[-1][0]), "completion": turns[-1][1]}
 
 
+def _answered(turns: Turns) -> Row:
+    return {"question": _asked(turns[-1][0]), "answer": turns[-1][1]}
+
+
 def _mapped(turns: Turns) -> Row:
     return {"question": _asked(turns[-1][0]), "reply": turns[-1][1], "topic": "hours"}
 
@@ -143,7 +147,7 @@ def _sharegpt(turns: Turns) -> Row:
     return {"conversations": [{"from": who, "value": text} for who, text in said], "system": ""}
 
 
-_MAKERS: tuple[Callable[[Turns], Row], ...] = (_alpaca, _alpaca, _prompt, _mapped, _messages, _sharegpt)
+_MAKERS: tuple[Callable[[Turns], Row], ...] = (_alpaca, _alpaca, _prompt, _answered, _mapped, _messages, _sharegpt)
 
 
 def touched(rng: Random, row: Any) -> Any:

@@ -4,6 +4,7 @@
     ShareGPT           conversations: [{from, value}, …]
     alpaca             instruction, output, optional input and history: [[question, answer], …]
     prompt/completion  prompt, completion
+    question/answer    question, answer
 
 Each may have `system`, `category`, `tags` (texts), `language` (a code: zh) and `id` (not read). A row that has the
 fields of two forms is read as the first of them. `validate.columns` maps our field to the user's, for everything else.
@@ -245,7 +246,7 @@ def _conversation(fields: _Fields) -> tuple[list[Message], str | None]:
             messages, own = reader(fields)
             break
     else:
-        fields.fault(Code.MISSING_FIELD, f"the row has no known form; {fields.names()}")
+        fields.fault(Code.MISSING_FIELD, f"no known form: {fields.names()}")
         return [], None
     system = fields.optional("system")
     if system is not None:
@@ -288,11 +289,16 @@ def _prompt_completion(fields: _Fields) -> tuple[list[Message], None]:
     return [Message("user", fields.text("prompt")), Message("assistant", fields.text("completion"))], None
 
 
+def _question_answer(fields: _Fields) -> tuple[list[Message], None]:
+    return [Message("user", fields.text("question")), Message("assistant", fields.text("answer"))], None
+
+
 _FORMS: tuple[tuple[tuple[str, ...], Callable[[_Fields], tuple[list[Message], str | None]]], ...] = (
     (("messages",), _openai),
     (("conversations",), _sharegpt),
     (("instruction", "output"), _alpaca),
     (("prompt", "completion"), _prompt_completion),
+    (("question", "answer"), _question_answer),
 )
 # What `validate.columns` may name on its left side.
 FIELDS = (

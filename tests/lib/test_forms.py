@@ -25,6 +25,7 @@ ASKED = [("user", "Where is my order?"), ("assistant", "On its way.")]
         {"instruction": "Where is my order?", "output": "On its way."},
         {"instruction": "Where is my order?", "input": None, "history": [], "system": None, "output": "On its way."},
         {"prompt": "Where is my order?", "completion": "On its way."},
+        {"question": "Where is my order?", "answer": "On its way."},
         {
             "messages": [
                 {"role": "user", "content": "Where is my order?"},
@@ -39,7 +40,7 @@ ASKED = [("user", "Where is my order?"), ("assistant", "On its way.")]
         },
         {"messages": None, "instruction": "Where is my order?", "output": "On its way."},  # columns of a mixed Parquet
     ],
-    ids=["alpaca", "no input", "nulls", "prompt", "messages", "sharegpt", "null form"],
+    ids=["alpaca", "no input", "nulls", "prompt", "question", "messages", "sharegpt", "null form"],
 )
 def test_every_form_gives_the_same_conversation(row):
     assert said(row) == ASKED
@@ -96,9 +97,10 @@ def test_columns_map_ours_to_theirs():
 @pytest.mark.parametrize(
     ("row", "code", "reason"),
     [
-        ({}, Code.MISSING_FIELD, "no known form; the row has no field"),
+        ({}, Code.MISSING_FIELD, "no known form: the row has no field"),
         ({"instruction": "q", "ouput": "a"}, Code.MISSING_FIELD, 'ouput; is "ouput" meant for "output"?'),
-        ({"question": "q", "answer": "a"}, Code.MISSING_FIELD, "no known form; the row has question, answer"),
+        ({"ask": "q", "reply": "a"}, Code.MISSING_FIELD, "no known form: the row has ask, reply"),
+        ({"question": "q"}, Code.MISSING_FIELD, '"answer" is missing; the row has question'),
         ({"instruction": "q"}, Code.MISSING_FIELD, '"output" is missing; the row has instruction'),
         (
             {"instruction": "q", "ouput": "a"},
