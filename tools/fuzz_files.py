@@ -19,7 +19,7 @@ Row = dict[str, Any]
 Question = tuple[str, str | None]  # an instruction, and an input or none
 Turns = list[tuple[Question, str]]  # each with its answer
 
-COLUMNS = {"instruction": "question", "output": "reply", "category": "topic"}  # as validate.columns may map them
+COLUMNS = {"instruction": "ask", "output": "reply", "category": "topic"}  # as validate.columns may map them
 FORMS = {"array": ".json", "values": ".json", "lines": ".jsonl", "csv": ".csv", "parquet": ".parquet"}
 PACKED = ("", "", ".gz", ".zst")
 FOLDERS = ("", "", "shop/", "two words/", "数据/", "a/b/")
@@ -132,7 +132,7 @@ def _answered(turns: Turns) -> Row:
 
 
 def _mapped(turns: Turns) -> Row:
-    return {"question": _asked(turns[-1][0]), "reply": turns[-1][1], "topic": "hours"}
+    return {"ask": _asked(turns[-1][0]), "reply": turns[-1][1], "topic": "hours"}
 
 
 def _messages(turns: Turns) -> Row:
