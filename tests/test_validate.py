@@ -516,7 +516,7 @@ def test_a_folder_of_any_files_gives_the_same_again_in_any_order_and_loses_no_ro
 
 def test_two_processes_give_what_one_gives_on_files_of_every_form(tmp_path, params_for):
     files = {
-        f"{seed}/{name}": data for seed in range(12) for name, data in fuzz_files.raw_files(random.Random(seed)).items()
+        f"{seed}/{name}": data for seed in range(20) for name, data in fuzz_files.raw_files(random.Random(seed)).items()
     }
     assert {Path(name).suffix.lower() for name in files} == {".json", ".jsonl", ".csv", ".parquet", ".gz", ".zst"}
     raw = write(tmp_path / "raw", files)
