@@ -8,12 +8,14 @@ Writes  data/packed/{train,validation,test}.arrow, manifest.json, rejected.jsonl
 import shutil
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from stages.lib import artifacts, packing, rejects, runtime
@@ -22,7 +24,7 @@ from stages.lib.params import load, load_seed
 from stages.lib.pinned import BASE, Pinned, load_pinned
 from stages.lib.prompts import Segment
 from stages.lib.rejects import Code, Reject, Rejected
-from stages.lib.tokens import IGNORED, Example, SegmentTokenizer, load_tokenizer
+from stages.lib.tokens import IGNORED, SegmentTokenizer, load_tokenizer
 from stages.params.tokenize import TokenizeParams
 
 PROMPTS = Path("data/prompts")
@@ -40,20 +42,19 @@ class Split:
     """One split as tokens."""
 
     lengths: list[int]  # tokens of every row, the dropped ones too
-    ids: list[str]  # of the rows that are kept
-    examples: list[Example]
+    examples: pa.Table  # packing.EXAMPLES, of the rows that are kept
     bins: list[list[int]]  # places in `examples`
     rejected: list[Rejected]
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Tokens that are kept."""
-        return sum(len(example.ids) for example in self.examples)
+        return int(pc.sum(pc.list_value_length(self.examples["input_ids"])).as_py() or 0)
 
-    @property
+    @cached_property
     def trained_tokens(self) -> int:
         """Tokens that the model learns to write."""
-        return sum(len(example.labels) - example.labels.count(IGNORED) for example in self.examples)
+        return int(np.count_nonzero(pc.list_flatten(self.examples["labels"]).to_numpy() != IGNORED))
 
 
 def tokenize(prompts: Path, base: Path, out: Path, params: TokenizeParams, seed: int) -> dict[str, Split]:
@@ -78,7 +79,7 @@ def tokenize(prompts: Path, base: Path, out: Path, params: TokenizeParams, seed:
         rows = artifacts.read_parquet(prompts / f"{name}.parquet", made_by="format")
         splits[name] = split = _split(rows, name, tokenizer, params, seed)
         _require_known_tokens(split, name, tokenizer, pinned)
-        artifacts.write_arrow(out / f"{name}.arrow", packing.table(split.bins, split.ids, split.examples))
+        artifacts.write_arrow(out / f"{name}.arrow", packing.table(split.bins, split.examples))
     _require_something_to_learn(splits["train"], params.max_length)
     rejects.write(out / "rejected.jsonl", [one for split in splits.values() for one in split.rejected])
     shutil.copyfile(prompts / "template.json", out / "template.json")
@@ -89,33 +90,29 @@ def tokenize(prompts: Path, base: Path, out: Path, params: TokenizeParams, seed:
 def _split(rows: pa.Table, name: str, tokenizer: SegmentTokenizer, params: TokenizeParams, seed: int) -> Split:
     """Tokenize one split, drop what is too long and pack the rest."""
     encoded = _encode(rows, tokenizer)
-    fits = [len(example.ids) <= params.max_length for example in encoded]
-    ids = rows["id"].to_pylist()
-    kept_ids = [id_ for id_, fit in zip(ids, fits, strict=True) if fit]
-    kept = [example for example, fit in zip(encoded, fits, strict=True) if fit]
-    lengths = [len(example.ids) for example in kept]
-    bins = packing.best_fit_decreasing(lengths, params.max_length) if params.pack else [[i] for i in range(len(kept))]
+    limit = params.max_length
+    lengths = pc.list_value_length(encoded["input_ids"]).to_numpy()
+    fits = lengths <= limit
+    fitting = lengths[fits].tolist()
+    kept = encoded.filter(pa.array(fits))
+    bins = packing.best_fit_decreasing(fitting, limit) if params.pack else [[place] for place in range(len(fitting))]
     return Split(
-        lengths=[len(example.ids) for example in encoded],
-        ids=kept_ids,
+        lengths=lengths.tolist(),
         examples=kept,
-        bins=packing.shuffled(bins, kept_ids, seed),
-        rejected=[
-            _too_long(rows, place, name, len(encoded[place].ids), params.max_length)
-            for place, fit in enumerate(fits)
-            if not fit
-        ],
+        bins=packing.shuffled(bins, kept["id"].to_pylist(), seed),
+        rejected=[_too_long(rows, place, name, int(lengths[place]), limit) for place in np.flatnonzero(~fits).tolist()],
     )
 
 
-def _encode(rows: pa.Table, tokenizer: SegmentTokenizer) -> list[Example]:
-    examples = []
+def _encode(rows: pa.Table, tokenizer: SegmentTokenizer) -> pa.Table:
+    """The examples of all rows, in their order."""
+    batches = []
     with tqdm(total=rows.num_rows, desc="tokenize", unit="row", disable=None) as bar:
-        for batch in rows.select(["segments"]).to_batches(max_chunksize=BATCH):
+        for batch in rows.select(["id", "segments"]).to_batches(max_chunksize=BATCH):
             segments = [[Segment(**one) for one in row] for row in batch["segments"].to_pylist()]
-            examples += tokenizer.encode(segments)
+            batches.append(packing.examples(batch["id"], tokenizer.encode(segments)))
             bar.update(len(segments))
-    return examples
+    return pa.Table.from_batches(batches, packing.EXAMPLES).combine_chunks()
 
 
 def _too_long(rows: pa.Table, place: int, name: str, tokens: int, limit: int) -> Rejected:
@@ -131,14 +128,18 @@ def _too_long(rows: pa.Table, place: int, name: str, tokens: int, limit: int) ->
 
 def _require_known_tokens(split: Split, name: str, tokenizer: SegmentTokenizer, pinned: Pinned) -> None:
     """Some tokenizers know more tokens than the model has embeddings for."""
-    for id_, example in zip(split.ids, split.examples, strict=True):
-        if (largest := max(example.ids)) >= pinned.vocab_size:
-            token = tokenizer.decode([largest], control=True)
-            raise UserError(
-                f"data/prompts/{name}.parquet: the row {id_} needs the token {token!r} (number {largest}), but "
-                f"{pinned.name} has embeddings for {pinned.vocab_size:,} only. Leave it out of rows and template, or "
-                "choose a base whose tokenizer fits."
-            )
+    ids = split.examples["input_ids"]
+    unknown = pc.greater_equal(pc.list_flatten(ids), pinned.vocab_size)
+    if not pc.any(unknown).as_py():
+        return
+    place = pc.list_parent_indices(ids).filter(unknown)[0].as_py()
+    largest = max(ids[place].as_py())
+    token = tokenizer.decode([largest], control=True)
+    raise UserError(
+        f"data/prompts/{name}.parquet: the row {split.examples['id'][place]} needs the token {token!r} (number "
+        f"{largest}), but {pinned.name} has embeddings for {pinned.vocab_size:,} only. Leave it out of rows and "
+        "template, or choose a base whose tokenizer fits."
+    )
 
 
 def _require_something_to_learn(train: Split, limit: int) -> None:
@@ -180,7 +181,7 @@ def _manifest(
                 "file": f"{name}.arrow",
                 "sha256": artifacts.sha256(out / f"{name}.arrow"),
                 "rows": len(split.bins),
-                "examples": len(split.examples),
+                "examples": split.examples.num_rows,
                 "tokens": split.tokens,
                 "trained_tokens": split.trained_tokens,
             }
@@ -206,7 +207,7 @@ def _figures(split: Split, limit: int) -> dict[str, Any]:
     return {
         "rows": len(split.lengths),
         "dropped": len(split.rejected),
-        "examples": len(split.examples),
+        "examples": split.examples.num_rows,
         "tokens": split.tokens,
         "trained_tokens": split.trained_tokens,
         "bins": bins,

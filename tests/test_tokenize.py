@@ -211,7 +211,7 @@ def test_the_histogram_counts_every_row_once(tokenized):
 @pytest.mark.parametrize(("tokens", "width"), [(18, 1), (25, 2), (90, 5), (180, 10)])
 def test_the_bars_of_the_histogram_are_as_narrow_as_the_rows_are_short(tokenized, tokens, width):
     """Three bars between 0 and max_length would say nothing of rows that are all short."""
-    split = stage.Split(lengths=[3, tokens], ids=[], examples=[], bins=[], rejected=[])
+    split = stage.Split(lengths=[3, tokens], examples=packing.EXAMPLES.empty_table(), bins=[], rejected=[])
     bars = list(csv.DictReader(stage.histogram({"train": split}, limit=512).splitlines()))
     assert {int(bar["tokens_to"]) - int(bar["tokens_from"]) + 1 for bar in bars} == {width}
     assert int(bars[-1]["tokens_from"]) <= tokens <= int(bars[-1]["tokens_to"])

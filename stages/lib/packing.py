@@ -12,6 +12,7 @@ import xxhash
 
 from stages.lib.tokens import Example
 
+EXAMPLES = pa.schema([("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
 SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.int32())),
@@ -32,7 +33,7 @@ def best_fit_decreasing(lengths: Sequence[int], limit: int) -> list[list[int]]:
     bins: list[list[int]] = []
     by_space: dict[int, list[int]] = {}
     spaces = 0
-    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         length = lengths[place]
         if not 0 < length <= limit:
             raise ValueError(f"an example of {length} tokens does not fit into a bin of {limit}")
@@ -62,20 +63,29 @@ def shuffled(bins: Sequence[list[int]], ids: Sequence[str], seed: int) -> list[l
     return sorted(bins, key=key)
 
 
-def table(bins: Sequence[Sequence[int]], ids: Sequence[str], examples: Sequence[Example]) -> pa.Table:
+def examples(ids: pa.Array, encoded: Sequence[Example]) -> pa.RecordBatch:
+    """Examples as Arrow keeps them, in 4 bytes a token: a list of Python takes 40."""
+    columns = [ids, _lists([example.ids for example in encoded]), _lists([example.labels for example in encoded])]
+    return pa.record_batch(columns, schema=EXAMPLES)
+
+
+def table(bins: Sequence[Sequence[int]], examples: pa.Table) -> pa.Table:
     """The packed rows, one a bin."""
-    packed = [[examples[place] for place in places] for places in bins]
+    chosen = examples.take(pa.array(chain.from_iterable(bins), pa.int64()))
+    ids, labels = (chosen[name].combine_chunks() for name in ("input_ids", "labels"))
+    before = np.cumsum([0, *map(len, bins)], dtype=np.int32)  # examples that stand before each bin
+    tokens_before = ids.offsets.take(before)
     columns = [
-        _lists([list(chain.from_iterable(example.ids for example in row)) for row in packed]),
-        _lists([list(chain.from_iterable(example.labels for example in row)) for row in packed]),
-        _lists([[len(example.ids) for example in row] for row in packed]),
-        pa.array([[ids[place] for place in places] for places in bins], pa.list_(pa.string())),
+        pa.ListArray.from_arrays(tokens_before, ids.values),
+        pa.ListArray.from_arrays(tokens_before, labels.values),
+        pa.ListArray.from_arrays(before, ids.value_lengths()),
+        pa.ListArray.from_arrays(before, chosen["id"].combine_chunks()),
     ]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def _lists(rows: Sequence[Sequence[int]]) -> pa.Array:
-    """`list<int32>`, by way of numpy: five times as fast as `pa.array` on millions of tokens."""
+    """`list<int32>`, by way of numpy: faster than `pa.array` on millions of tokens."""
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
     values = np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(offsets[-1]))
     return pa.ListArray.from_arrays(offsets, values)

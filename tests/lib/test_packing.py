@@ -2,6 +2,7 @@
 
 import random
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,7 +75,9 @@ def test_unpacking_gives_every_example_back(sizes):
         Example(ids=[place * 10 + token for token in range(size)], labels=[-100] * (size - 1) + [place], answer_start=0)
         for place, size in enumerate(sizes)
     ]
-    packed = packing.table(packing.best_fit_decreasing(sizes, limit=8), ids, examples).to_pylist()
+    batch = packing.examples(pa.array(ids), examples)
+    bins = packing.best_fit_decreasing(sizes, limit=8)
+    packed = packing.table(bins, pa.Table.from_batches([batch])).to_pylist()
     found = {}
     for row in packed:
         start = 0
@@ -86,5 +89,6 @@ def test_unpacking_gives_every_example_back(sizes):
 
 
 def test_a_split_without_rows_is_a_table_without_rows():
-    assert packing.table([], [], []).schema == packing.SCHEMA
-    assert packing.table([], [], []).num_rows == 0
+    packed = packing.table([], packing.EXAMPLES.empty_table())
+    assert packed.schema == packing.SCHEMA
+    assert packed.num_rows == 0
