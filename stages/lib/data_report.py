@@ -186,8 +186,8 @@ class _Walk:
         self.steps.append(Step(kind, label, rows, rows))
 
     def lose(self, code: str, rows: int, note: str) -> None:
-        """So many rows are left out, if any are."""
-        if rows:
+        """So many rows are left out, if any are. Fewer than none is a gap: the next `on` tells of it."""
+        if rows > 0:
             self.steps.append(Step("lost", "left out", rows, self.steps[-1].left - rows, note, str(code)))
 
     def aside(self, split: str, rows: int, note: str) -> None:
