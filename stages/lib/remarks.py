@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stages.lib import detectors
 from stages.lib.places import Places
-from stages.lib.records import Record, from_table
+from stages.lib.records import SCHEMA, Record, from_table
 from stages.lib.rejects import Code
 from stages.lib.unsafe import Watch
 from stages.params.validate import ValidateParams
@@ -36,13 +36,28 @@ def on_kept(
             said.append((row, "conflict", f"{places.few(stay, but=row)} {verb} the same question differently"))
     contested = {row for row, *_ in said}
     said += [(row, "variation", why) for row, why in varied.items() if row not in contested]
-    for row in np.flatnonzero(is_kept & (pc.list_value_length(fit["tags"]).to_numpy() > 0)).tolist():
-        (record,) = from_table(fit.slice(row, 1))
+    is_marked = is_kept & _have_findings(fit["tags"])
+    for row, record in zip(np.flatnonzero(is_marked).tolist(), _records(fit, is_marked), strict=True):
         said += [(row, code, why) for code, why in _marked(record, params, watch)]
     return [
         {"source": places.source(row), "line": int(places.line[row]), "about": about, "reason": why}
         for row, about, why in sorted(said)
     ]
+
+
+def _have_findings(tags: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """For each row, whether a rule has tagged it; many rows have only tags of their own."""
+    every = tags.combine_chunks()
+    is_finding = pc.match_substring_regex(pc.list_flatten(every), f"^(?:{'|'.join(_TAGGED)}):.")
+    have = np.zeros(len(every), dtype=bool)
+    have[pc.list_parent_indices(every).filter(is_finding).to_numpy()] = True
+    return have
+
+
+def _records(fit: pa.Table, chosen: NDArray[np.bool_]) -> Iterator[Record]:
+    """The chosen records, some thousand at a time."""
+    for batch in fit.select(SCHEMA.names).filter(pa.array(chosen)).to_batches(max_chunksize=4096):
+        yield from from_table(pa.table(batch))
 
 
 def _marked(record: Record, params: ValidateParams, watch: Watch) -> Iterator[tuple[str, str]]:
