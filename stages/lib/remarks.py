@@ -64,7 +64,7 @@ def _marked(record: Record, params: ValidateParams, watch: Watch) -> Iterator[tu
     """What the tags of a record say that a person should look at: code and reason."""
     found = list(findings(record.tags))
     if any(code == Code.UNSAFE for code, _ in found):
-        yield from ((Code.UNSAFE, finding.reason) for finding in watch.find(record))
+        yield from ((Code.UNSAFE, why) for why in watch.reasons(record))
     for code, kind in found:
         if code == Code.REFUSAL:
             yield code, "the answer refuses, as a chat program does"

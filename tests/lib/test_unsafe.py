@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from stages.lib.classifier import Classifier
 from stages.lib.errors import UserError
 from stages.lib.records import Message, Record
 from stages.lib.rejects import Code, Reject
@@ -92,6 +93,14 @@ def test_only_labels_that_the_params_name_count_and_each_kind_once(watch, tmp_pa
     one = record("vile and nasty, I beat you")
     assert watch(classifier=folder).judge(one).tags == ("unsafe:threat", "unsafe:toxic")
     assert watch(classifier=folder, labels=["threat"]).judge(one).tags == ("unsafe:threat",)
+
+
+def test_why_a_record_was_tagged_is_told_without_asking_the_classifier_again(watch, tmp_path, monkeypatch):
+    found = watch(classifier=str(write_classifier(tmp_path / "model")))
+    tagged = found.judge(record("vile and nasty, I beat you", tags=("unsafe:odd", "vip")))
+    monkeypatch.setattr(Classifier, "judge", None)
+    assert list(found.reasons(tagged)) == ['the row holds "beat you" (threat)', "the classifier calls the row toxic"]
+    assert list(watch().reasons(record("Fine.", tags=("unsafe:toxic",)))) == []  # somebody's own tag
 
 
 def test_a_long_text_is_read_to_its_end(watch, tmp_path):
