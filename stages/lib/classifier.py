@@ -33,6 +33,13 @@ class Classifier:
         """What it may call a text."""
         return _loaded(self).labels
 
+    def version(self) -> str:
+        """What a judgement depends on besides the text: the files, and the libraries that read them."""
+        import onnxruntime
+        import tokenizers
+
+        return f"{self.digest} {onnxruntime.__version__} {tokenizers.__version__}"
+
     def judge(self, texts: Iterable[str]) -> dict[str, float]:
         """The probability of each label, of the text that has most of it.
 
@@ -66,7 +73,7 @@ def find(folder: Path, asked_by: str) -> Classifier:
             "`pip install -c constraints.txt --group classifier`, or set it to null."
         ) from None
     except Exception as error:  # onnxruntime and tokenizers have no class of their own for what a file may hold
-        raise UserError(f"{asked_by}: {folder} cannot be used: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{asked_by}: {folder} cannot be used: {(str(error) or repr(error)).splitlines()[0]}") from None
     return classifier
 
 

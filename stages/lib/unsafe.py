@@ -92,4 +92,4 @@ class Watch:
 
     def version(self) -> str:
         """What a judgement depends on besides the record."""
-        return f"{self.lexicon} {self.classifier and self.classifier.digest}"
+        return f"{self.lexicon} {self.classifier and self.classifier.version()}"

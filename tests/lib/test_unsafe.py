@@ -118,6 +118,14 @@ def test_another_lexicon_or_classifier_is_another_version(watch, tmp_path):
     assert len(versions) == 4
 
 
+def test_another_release_of_what_runs_the_classifier_is_another_version(watch, tmp_path, monkeypatch):
+    """Its last digits may differ, and a remembered judgement may not show in the result."""
+    found = watch(classifier=str(write_classifier(tmp_path / "model")))
+    before = found.version()
+    monkeypatch.setattr("onnxruntime.__version__", "99")
+    assert found.version() != before
+
+
 def without(name):
     return lambda folder: (folder / name).unlink()
 
@@ -142,6 +150,17 @@ def test_a_classifier_that_cannot_be_used_is_one_sentence(watch, tmp_path, damag
     with pytest.raises(UserError, match=r"params.yaml: validate.unsafe.") as raised:
         watch(classifier=str(tmp_path / "model"), labels=labels)
     assert problem in str(raised.value)
+
+
+def test_an_error_that_says_nothing_is_called_by_its_name(watch, tmp_path, monkeypatch):
+    folder = write_classifier(tmp_path / "model")
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Classifier, "judge", fail)
+    with pytest.raises(UserError, match=r"cannot be used: MemoryError\(\)"):
+        watch(classifier=str(folder))
 
 
 def test_a_missing_onnxruntime_is_named(watch, tmp_path, monkeypatch):
