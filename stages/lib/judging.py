@@ -78,9 +78,13 @@ def judge(rows: Iterable[RawRow], params: ValidateParams, watch: Watch) -> Judge
         if isinstance(found, Record):
             records.append(found)
         else:
-            # What must not be learned is masked here too: it must not be kept beside the reason.
-            rejected.append(Rejected("", row.line, found, quality.mask(row.value, params), row.cut))
-    return Judged(_table(records), rejected, unused, renamed)
+            # What must not be learned is masked here too: it must be kept neither beside the reason nor in it.
+            reject = Reject(found.code, quality.mask(found.reason, params), quality.mask(found.detail, params))
+            rejected.append(Rejected("", row.line, reject, quality.mask(row.value, params), row.cut))
+    named = Counter[str]()
+    for name, count in unused.items():
+        named[quality.mask(name, params)] += count
+    return Judged(_table(records), rejected, named, renamed)
 
 
 def each(
