@@ -280,7 +280,9 @@ def remarks(validate: Report) -> list[str]:
             "validate.conflicting_answers says which of them stay."
         )
     if flagged := validate.get("flagged"):
-        found.append(f"Kept, with a finding flagged or made unreadable, in rows: {_counted(flagged)}.")
+        found.append(
+            f"Found in rows that stay, by kind, and blacked out where params.yaml says so: {_counted(flagged)}."
+        )
     if unused := validate.get("unused_fields"):
         found.append(f"Fields that nothing reads, with the rows that have them: {_counted(unused)}.")
     return found

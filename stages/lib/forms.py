@@ -40,7 +40,7 @@ TOOLS = {"tool", "tools", "tool_call", "tool_calls", "tool_response", "observati
 TOOLS |= {"function", "function_call", "function_response"}
 
 LANGUAGE = "language:"  # begins the tag that keeps a row's language
-NO_INPUT = f"{Code.PLACEHOLDER}:input"  # tags a row whose input said only that there is none
+NO_INPUT = f"{Code.PLACEHOLDER}:no-input"  # tags a row whose input said only that there is none
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def _marked(record: Record, params: ValidateParams, watch: Watch) -> Iterator[tu
         if code == Code.REFUSAL:
             yield code, "the answer refuses, as a chat program does"
         elif code == Code.PLACEHOLDER:
-            yield code, f"the {kind} only says that there is none, and is not part of the question"
+            yield code, "the input only says that there is none, and is not part of the question"
         elif kind in detectors.NAMES:
             action = params.secrets if code == Code.SECRET else params.personal_data
             what = f"what looks like {detectors.NAMES[kind]}"
