@@ -320,6 +320,12 @@ def test_two_broken_lines_at_the_head_cost_themselves_alone(tmp_path):
     assert [bool(reason) for reason in reasons(path)] == [True, True] + [False] * 8
 
 
+def test_turns_on_a_line_each_are_not_taken_for_rows(read):
+    turns = [{"role": role, "content": "Hi"} for role in ("user", "assistant") * 4]
+    text = '{"messages": [\n' + ",\n".join(map(json.dumps, turns)) + "\n]}\n"
+    assert read("rows.json", text * 2) == [(1, {"messages": turns}), (11, {"messages": turns})]
+
+
 def test_commas_after_lines_are_named_on_each(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": "1"},\n{"a": "2"},\n{"a": "3"}\n', encoding="utf-8")
