@@ -6,7 +6,7 @@ onnxruntime is no dependency of the pipeline; `pip install -c constraints.txt --
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,8 @@ class Classifier:
         Each text is judged by itself, and one that is longer than the model reads piece by piece: what a text is
         called never depends on its neighbours.
         """
-        model = _loaded(self)
-        worst = np.max([model.probabilities(piece) for text in texts for piece in model.pieces(text)], axis=0)
-        return dict(zip(model.labels, worst.tolist(), strict=True))
+        worst = np.max([_worst(self, text) for text in texts], axis=0)
+        return dict(zip(self.labels(), worst.tolist(), strict=True))
 
 
 def find(folder: Path, asked_by: str) -> Classifier:
@@ -95,6 +94,13 @@ class _Model:
         logits = self.session.run(None, {name: np.array([given[name]], np.int64) for name in names})[0][0]
         powers = np.exp(np.clip(logits.astype(np.float64), -500, 500))
         return powers / powers.sum() if self.are_exclusive else powers / (1 + powers)
+
+
+@lru_cache(maxsize=1024)  # a system text stands in thousands of rows, and so does an answer of one word
+def _worst(classifier: Classifier, text: str) -> NDArray[np.float64]:
+    """Of each label, its highest probability among the pieces of a text."""
+    model = _loaded(classifier)
+    return np.max([model.probabilities(piece) for piece in model.pieces(text)], axis=0)
 
 
 @cache

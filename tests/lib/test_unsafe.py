@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from stages.lib import classifier
 from stages.lib.classifier import Classifier
 from stages.lib.errors import UserError
 from stages.lib.records import Message, Record
@@ -106,6 +107,16 @@ def test_why_a_record_was_tagged_is_told_without_asking_the_classifier_again(wat
 def test_a_long_text_is_read_to_its_end(watch, tmp_path):
     folder = write_classifier(tmp_path / "model", {"max_position_embeddings": 8})
     assert watch(classifier=str(folder)).judge(record("fine " * 30 + "nasty")).tags == ("unsafe:toxic",)
+
+
+def test_a_text_that_stands_in_many_rows_is_judged_once(watch, tmp_path, monkeypatch):
+    found = watch(action="drop", classifier=str(write_classifier(tmp_path / "model")))
+    read = []
+    pieces = classifier._Model.pieces
+    monkeypatch.setattr(classifier._Model, "pieces", lambda model, text: read.append(text) or pieces(model, text))
+    results = [found.judge(record("Fine.", f"question {number}")) for number in range(5)]
+    assert results == [record("Fine.", f"question {number}") for number in range(5)]
+    assert sorted(read) == ["Fine.", *(f"question {number}" for number in range(5))]
 
 
 def test_another_lexicon_or_classifier_is_another_version(watch, tmp_path):
