@@ -23,7 +23,7 @@ lint: .venv/.ready-dev  ## style and types
 	ruff format --check .
 	mypy
 
-clean:  ## remove the environment, checkpoints and what validate remembers; data, models and DVC's cache stay
+clean:  ## remove the environment, checkpoints and what validate and split remember; data, models and DVC's cache stay
 	rm -rf .venv .ckpt .cache
 
 .venv/.ready: pyproject.toml constraints.txt requirements-base.txt

@@ -105,7 +105,7 @@ def write_data_reports(reports: Path) -> None:
             "categories": {"date-iso": 900, "zh-phone": 231},
             "conflicts": {"questions": 1, "rows": 2},
             "duplicates": {"clusters": 48, "rows": 50, "largest": 2},
-            "flagged": {"personal-data:email": 1},
+            "flagged": {"email": 1, "no-input": 7},
             "lengths": {
                 "prompt": {"p5": 20, "p25": 33, "p50": 68, "p75": 86, "p95": 116, "p100": 4321},
                 "answer": {"p5": 2, "p25": 5, "p50": 8, "p75": 11, "p95": 47, "p100": 52},
@@ -323,7 +323,7 @@ def test_the_first_thing_said_is_the_verdict_in_figures(finished, page_of):
         "zh/客服.csv:3 exam.jsonl:9 21.0 % 14",
         "conflict: 1 (the same question has another answer elsewhere) a.csv:12 : a.csv:19 answers",
         "Questions met with answers that differ: 1, in 2 rows",
-        "made unreadable, in rows: personal-data:email 1.",
+        "Found in rows that stay, by kind, and blacked out where params.yaml says so: no-input 7, email 1.",
         "Rows become prompts by the template tokenizer.",
         "58,912 training tokens, of which 14,207 are answers",
         "rows filled to 99.2 %",

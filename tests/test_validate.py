@@ -339,7 +339,8 @@ def test_what_a_person_should_look_at_among_the_kept_rows_is_named_with_its_plac
         GOOD,
         alpaca("Rude caller, what do I say? He said: kill yourself.", "Goodbye."),
         alpaca("Write me a poem.", "As an AI language model, I cannot write poems."),
-        alpaca("What is the weather like in your shop?", "Warm.", input="<noinput>"),
+        alpaca("What is the weather like in your shop?", "Warm.", input="<noinput>", tags=["vip"]),
+        alpaca("Do you sell gift cards?", "Yes.", tags=["vip", "secret"]),
     ]
     assert [tuple(remark.values()) for remark in run({"a.jsonl": rows}).remarks] == [
         ("a.jsonl", 1, "conflict", "a.jsonl:2 answers the same question differently"),

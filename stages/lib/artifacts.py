@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.lib.errors import UserError
@@ -69,7 +70,7 @@ def finite(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _reading(path: Path, made_by: str) -> Iterator[None]:
+def reading(path: Path, made_by: str) -> Iterator[None]:
     """Say which stage to run when a file that it wrote is missing or damaged."""
     try:
         yield
@@ -83,7 +84,7 @@ def _reading(path: Path, made_by: str) -> Iterator[None]:
 
 def read_json(path: Path, made_by: str) -> Any:
     """Read a JSON file that an earlier stage wrote."""
-    with _reading(path, made_by):
+    with reading(path, made_by):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -99,10 +100,12 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     pq.write_table(table, path, compression="zstd", row_group_size=64 * 1024, store_schema=True)
 
 
-def read_parquet(path: Path, made_by: str) -> pa.Table:
-    """Read a Parquet file that an earlier stage wrote."""
-    with _reading(path, made_by):
-        return pq.read_table(path, partitioning=None)
+def read_parquet(
+    path: Path, made_by: str, columns: list[str] | None = None, filters: pc.Expression | None = None
+) -> pa.Table:
+    """Read a Parquet file that an earlier stage wrote, or only some of its columns and rows."""
+    with reading(path, made_by):
+        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
 
 
 def write_arrow(path: Path, table: pa.Table) -> None:
@@ -114,7 +117,7 @@ def write_arrow(path: Path, table: pa.Table) -> None:
 
 def read_arrow(path: Path, made_by: str) -> pa.Table:
     """Memory-map an Arrow IPC stream that an earlier stage wrote."""
-    with _reading(path, made_by):
+    with reading(path, made_by):
         return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
 
 

@@ -6,7 +6,7 @@ onnxruntime is no dependency of the pipeline; `pip install -c constraints.txt --
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,21 @@ class Classifier:
         """What it may call a text."""
         return _loaded(self).labels
 
+    def version(self) -> str:
+        """What a judgement depends on besides the text: the files, and the libraries that read them."""
+        import onnxruntime
+        import tokenizers
+
+        return f"{self.digest} {onnxruntime.__version__} {tokenizers.__version__}"
+
     def judge(self, texts: Iterable[str]) -> dict[str, float]:
         """The probability of each label, of the text that has most of it.
 
         Each text is judged by itself, and one that is longer than the model reads piece by piece: what a text is
         called never depends on its neighbours.
         """
-        model = _loaded(self)
-        worst = np.max([model.probabilities(piece) for text in texts for piece in model.pieces(text)], axis=0)
-        return dict(zip(model.labels, worst.tolist(), strict=True))
+        worst = np.max([_worst(self, text) for text in texts], axis=0)
+        return dict(zip(self.labels(), worst.tolist(), strict=True))
 
 
 def find(folder: Path, asked_by: str) -> Classifier:
@@ -66,7 +72,7 @@ def find(folder: Path, asked_by: str) -> Classifier:
             "`pip install -c constraints.txt --group classifier`, or set it to null."
         ) from None
     except Exception as error:  # onnxruntime and tokenizers have no class of their own for what a file may hold
-        raise UserError(f"{asked_by}: {folder} cannot be used: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{asked_by}: {folder} cannot be used: {(str(error) or repr(error)).splitlines()[0]}") from None
     return classifier
 
 
@@ -88,6 +94,13 @@ class _Model:
         logits = self.session.run(None, {name: np.array([given[name]], np.int64) for name in names})[0][0]
         powers = np.exp(np.clip(logits.astype(np.float64), -500, 500))
         return powers / powers.sum() if self.are_exclusive else powers / (1 + powers)
+
+
+@lru_cache(maxsize=1024)  # a system text stands in thousands of rows, and so does an answer of one word
+def _worst(classifier: Classifier, text: str) -> NDArray[np.float64]:
+    """Of each label, its highest probability among the pieces of a text."""
+    model = _loaded(classifier)
+    return np.max([model.probabilities(piece) for piece in model.pieces(text)], axis=0)
 
 
 @cache

@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import TextIO
 
 from stages.lib.raw import RawRow, broken, not_utf8
@@ -64,30 +65,22 @@ class _Lines:
     """The lines of a file from `first` on; `text` holds those since the last `forget`."""
 
     def __init__(self, file: TextIO) -> None:
-        self._file = file
         self._seen: list[str] = []
-        self._ahead = self._up_to_text()
+        ahead = _up_to_text(file)
         self.first = 1
-        last = self._ahead[-1] if self._ahead else ""
+        last = ahead[-1] if ahead else ""
         if sep := _SEP.fullmatch(last):
-            self.first += len(self._ahead)
-            self._ahead = []
+            self.first += len(ahead)
+            ahead = []
+        self._lines = chain(ahead, file)
         # As spreadsheets export them: what Excel's own line says, or the most frequent sign of the header.
         self.delimiter = sep[1] if sep else max(_NAMES, key=last.count)
-
-    def _up_to_text(self) -> list[str]:
-        lines = []
-        for line in self._file:
-            lines.append(line)
-            if line.strip():
-                break
-        return lines
 
     def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:
-        line = self._ahead.pop(0) if self._ahead else next(self._file)
+        line = next(self._lines)
         self._seen.append(line)
         return line
 
@@ -97,3 +90,12 @@ class _Lines:
     @property
     def text(self) -> str:
         return "".join(self._seen)
+
+
+def _up_to_text(file: TextIO) -> list[str]:
+    lines = []
+    for line in file:
+        lines.append(line)
+        if line.strip():
+            break
+    return lines

@@ -186,8 +186,8 @@ class _Walk:
         self.steps.append(Step(kind, label, rows, rows))
 
     def lose(self, code: str, rows: int, note: str) -> None:
-        """So many rows are left out, if any are."""
-        if rows:
+        """So many rows are left out, if any are. Fewer than none is a gap: the next `on` tells of it."""
+        if rows > 0:
             self.steps.append(Step("lost", "left out", rows, self.steps[-1].left - rows, note, str(code)))
 
     def aside(self, split: str, rows: int, note: str) -> None:
@@ -280,7 +280,9 @@ def remarks(validate: Report) -> list[str]:
             "validate.conflicting_answers says which of them stay."
         )
     if flagged := validate.get("flagged"):
-        found.append(f"Kept, with a finding flagged or made unreadable, in rows: {_counted(flagged)}.")
+        found.append(
+            f"Found in rows that stay, by kind, and blacked out where params.yaml says so: {_counted(flagged)}."
+        )
     if unused := validate.get("unused_fields"):
         found.append(f"Fields that nothing reads, with the rows that have them: {_counted(unused)}.")
     return found

@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from stages.lib import artifacts
 from stages.lib.clusters import Clusters
-from stages.lib.errors import UserError
 from stages.lib.rejects import Code
 from stages.lib.words import same
 
@@ -124,11 +122,7 @@ def _least_alike(repeats: Iterable[Row], names: Collection[str]) -> dict[str, li
 def _kept(records: Path, ids: Collection[str]) -> list[Row]:
     """Only these rows: of the others no more than a batch is in memory."""
     columns = ["id", "source", "line", "messages"]
-    try:
-        found = pq.read_table(records, columns=columns, filters=pc.field("id").isin(sorted(ids)), partitioning=None)
-    except pa.ArrowInvalid:
-        raise UserError(f"{records} is damaged. Run `dvc repro -f validate` to write it again.") from None
-    return found.to_pylist()
+    return artifacts.read_parquet(records, "validate", columns, pc.field("id").isin(sorted(ids))).to_pylist()
 
 
 def _rejected(path: Path, made_by: str, codes: Collection[str]) -> Iterator[Row]:
@@ -259,15 +253,8 @@ def _place(row: Row) -> str:
 
 
 def _rows(path: Path, made_by: str, markers: Collection[str] = ()) -> Iterator[Row]:
-    """The rows of a file, one after another; with markers only those that hold one of them.
-
-    Raises:
-        UserError: a line is no row.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                if not markers or any(marker in line for marker in markers):
-                    yield json.loads(line)
-    except ValueError:
-        raise UserError(f"{path} is damaged. Run `dvc repro -f {made_by}` to write it again.") from None
+    """The rows of a file, one after another; with markers only those that hold one of them."""
+    with artifacts.reading(path, made_by), open(path, encoding="utf-8") as file:
+        for line in file:
+            if not markers or any(marker in line for marker in markers):
+                yield json.loads(line)

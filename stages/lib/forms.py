@@ -15,7 +15,7 @@ can be counted.
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from stages.lib.records import UNCATEGORISED, Message, Record
@@ -40,7 +40,7 @@ TOOLS = {"tool", "tools", "tool_call", "tool_calls", "tool_response", "observati
 TOOLS |= {"function", "function_call", "function_response"}
 
 LANGUAGE = "language:"  # begins the tag that keeps a row's language
-NO_INPUT = f"{Code.PLACEHOLDER}:input"  # tags a row whose input said only that there is none
+NO_INPUT = f"{Code.PLACEHOLDER}:no-input"  # tags a row whose input said only that there is none
 
 
 @dataclass(frozen=True)
@@ -173,10 +173,7 @@ class _Fields:
         """A value that has to be a text."""
         if isinstance(value, str):
             return value
-        shown = (
-            f"the number {value}" if isinstance(value, int | float) and not isinstance(value, bool) else _kind(value)
-        )
-        self.fault(Code.WRONG_TYPE, f"{what} is {shown}, not text")
+        self.fault(Code.WRONG_TYPE, f"{what} is {_shown(value)}, not text")
         return ""
 
     def as_list(self, value: Any, what: str) -> list[Any]:
@@ -198,10 +195,15 @@ class _Fields:
 
 def near(name: str, others: Iterable[str] = ()) -> str | None:
     """Our field whose name was mistyped so, if the row does not have that as well."""
+    return next((field for field in _like(name) if field not in others), None)
+
+
+@lru_cache(maxsize=4096)  # a file in no known form asks for the same few names in every row
+def _like(name: str) -> list[str]:
+    """Our fields with a name like this one, the likest first."""
     if name in FIELDS or "[]" in name:
-        return None
-    free = [field for field in FIELDS if field not in others]
-    return next(iter(difflib.get_close_matches(name.strip().lower(), free, 1, 0.75)), None)
+        return []
+    return difflib.get_close_matches(name.strip().lower(), FIELDS, len(FIELDS), 0.75)
 
 
 def is_placeholder(plain: str, phrases: tuple[str, ...]) -> bool:

@@ -23,6 +23,7 @@ _HABITS = tuple(
         (r"[^\W\d]", 'a text without quotation marks: write " before and after it'),
     )
 )
+_LEADING_ZERO = re.compile(r"0\d")
 _PLAIN = (
     ("Expecting value", "a value is due here: a text in quotation marks, for instance"),
     ("Expecting property name", "the name of a field is due here, in quotation marks"),
@@ -43,7 +44,7 @@ def said(error: json.JSONDecodeError) -> str:
     after = error.doc[error.pos : error.pos + 16].lstrip()
     if error.msg == "Expecting ',' delimiter" and not after:
         return "a closing bracket is missing"
-    if error.msg == "Expecting ',' delimiter" and after[0].isdigit():
+    if error.msg == "Expecting ',' delimiter" and _LEADING_ZERO.match(error.doc, error.pos - 1):
         return "a number does not begin with 0: write it in quotation marks, as a text"
     if error.msg.startswith("Expecting") and "delimiter" not in error.msg:
         for habit, advice in _HABITS:

@@ -41,7 +41,10 @@ def has_one_object_a_line(path: Path) -> bool:
     lines = [line.rstrip() for line in head.removeprefix(streams.BOM).split(b"\n") if line.strip()]
     if not lines or lines[0].lstrip().startswith(b"["):
         return False
-    return any(map(_is_object, lines[:2])) or sum(map(_looks_like_an_object, lines)) > len(lines) / 2
+    if any(map(_is_object, lines[:2])):
+        return True
+    is_opened = lines[0].endswith((b"{", b"["))  # the row goes on below, perhaps with a turn on each line
+    return not is_opened and sum(map(_looks_like_an_object, lines)) > len(lines) / 2
 
 
 def _looks_like_an_object(line: bytes) -> bool:

@@ -78,9 +78,13 @@ def judge(rows: Iterable[RawRow], params: ValidateParams, watch: Watch) -> Judge
         if isinstance(found, Record):
             records.append(found)
         else:
-            # What must not be learned is masked here too: it must not be kept beside the reason.
-            rejected.append(Rejected("", row.line, found, quality.mask(row.value, params), row.cut))
-    return Judged(_table(records), rejected, unused, renamed)
+            # What must not be learned is masked here too: it must be kept neither beside the reason nor in it.
+            reject = Reject(found.code, quality.mask(found.reason, params), quality.mask(found.detail, params))
+            rejected.append(Rejected("", row.line, reject, quality.mask(row.value, params), row.cut))
+    named = Counter[str]()
+    for name, count in unused.items():
+        named[quality.mask(name, params)] += count
+    return Judged(_table(records), rejected, named, renamed)
 
 
 def each(
@@ -202,7 +206,7 @@ def _in_processes(task: _Task, blocks: Iterable[Block], workers: int) -> Iterato
     """Judge in other processes what is not remembered; the first few blocks here: starting a process takes longer."""
     waiting: deque[tuple[Block, Path | Future[Path]]] = deque()
     here = _HERE
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (task,)) as pool:
         try:
             for block in blocks:
                 path = task.path(block)
@@ -212,7 +216,7 @@ def _in_processes(task: _Task, blocks: Iterable[Block], workers: int) -> Iterato
                     waiting.append((block, task(path, block)))
                     here -= 1
                 else:
-                    waiting.append((block, pool.submit(task, path, block)))
+                    waiting.append((block, pool.submit(_judge_there, path, block)))
                 if len(waiting) > workers * _AHEAD:
                     yield _done(*waiting.popleft())
             while waiting:
@@ -227,8 +231,17 @@ def _done(block: Block, path: "Path | Future[Path]") -> tuple[Block, Path]:
     return block, path if isinstance(path, Path) else path.result()
 
 
-def _start_worker() -> None:
+_THERE = list[_Task]()  # in a worker its only task; it is sent once, since a large lexicon takes a second to prepare
+
+
+def _judge_there(path: Path, block: Block) -> Path:
+    (task,) = _THERE
+    return task(path, block)
+
+
+def _start_worker(task: _Task) -> None:
     """Leave Ctrl-C to the parent, and look for garbage less often: rows come and go by the thousand, without cycles."""
+    _THERE.append(task)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.set_threshold(100_000)
 

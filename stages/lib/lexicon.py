@@ -25,7 +25,7 @@ class Phrase:
     """One line of the file."""
 
     kind: str
-    text: str  # as `words.same` writes it
+    text: str  # as `words.same` writes it, apostrophes straight
     is_beginning: bool  # of a word, or of the last of several
 
     def stands_at(self, start: int, end: int, text: str) -> bool:
@@ -40,6 +40,11 @@ def _joins(one: str, other: str) -> bool:
     return one.isalnum() and other.isalnum() and not is_unspaced(one) and not is_unspaced(other)
 
 
+def _straight(text: str) -> str:
+    """Word processors and telephones write `I’m`."""
+    return text.replace("\u2019", "'")
+
+
 @dataclass(frozen=True)
 class Lexicon:
     """All phrases of a file, in its order."""
@@ -48,6 +53,7 @@ class Lexicon:
 
     def find(self, text: str) -> Iterator[Phrase]:
         """The phrases that stand in a text, which `words.same` has written, in the order of their ends."""
+        text = _straight(text)
         for number, start, end in self._automaton.find_matches_as_indexes(text, overlapping=True):
             if self.phrases[number].stands_at(start, end, text):
                 yield self.phrases[number]
@@ -84,7 +90,7 @@ def _phrases(content: str, path: Path) -> Iterator[Phrase]:
         if found := _KIND.fullmatch(line):
             kind = found[1]
         elif line:
-            text = same(line.removesuffix("*"))
+            text = _straight(same(line.removesuffix("*")))
             if kind is None:
                 raise UserError(f"{path}:{number}: this phrase is of no kind. Write one above it, as in [violence].")
             if not any(map(str.isalnum, text)):

@@ -5,8 +5,8 @@ files. Where nothing is remembered, as in a fresh clone or a queued experiment, 
 """
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from stages.lib.errors import UserError
 _FILE = "placed.parquet"
 _KEPT = pa.schema([(name, pa.string()) for name in ("id", "group", "split")])
 _SHOWN = 3  # new rows that a sentence names
+_JOINED = "new rows are like them"
 
 
 def remember(folder: Path, placed: pa.Table, settings: Mapping[str, Any]) -> None:
@@ -38,7 +39,7 @@ def remembered(folder: Path) -> pa.Table | None:
 
 
 def told(before: pa.Table, placed: pa.Table, settings: Mapping[str, Any]) -> list[str]:
-    """A sentence for each way that records have gone, and each cause.
+    """A sentence for each way that records have gone and each cause: few, however many records went.
 
     Args:
         before: what `remembered` gives.
@@ -49,28 +50,40 @@ def told(before: pa.Table, placed: pa.Table, settings: Mapping[str, Any]) -> lis
     for name in ("group", "split"):
         placed = placed.append_column(f"old_{name}", before[name].take(there))
     moved = placed.filter(pc.not_equal(placed["old_split"], placed["split"]))
-    causes = _causes(before, placed, moved, settings) if len(moved) else ()
-    ways = Counter(zip(moved["old_split"].to_pylist(), moved["split"].to_pylist(), causes, strict=True))
+    new = _new_rows(placed)
+    causes = _causes(before, placed, moved, new, settings) if len(moved) else ()
+    ways = defaultdict[tuple[str, str, str], list[str]](list)  # the groups of the rows that went so
+    columns = (moved[name].to_pylist() for name in ("old_split", "split", "group"))
+    for old, now, group, why in zip(*columns, causes, strict=True):
+        ways[old, now, why].append(group)
     return [
-        f"{count:,} {'row' if count == 1 else 'rows'} went from {old} to {new} since the last run here: {why}."
-        for (old, new, why), count in sorted(ways.items())
+        f"{len(groups):,} {'row' if len(groups) == 1 else 'rows'} went from {old} to {now} since the last run here: "
+        f"{why}{_named(new, groups) if why == _JOINED else ''}."
+        for (old, now, why), groups in sorted(ways.items())
     ]
 
 
-def _causes(before: pa.Table, placed: pa.Table, moved: pa.Table, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Why each of the rows moved."""
-    said = before.schema.metadata or {}
-    changed = [key for key, value in settings.items() if said.get(key.encode()) != json.dumps(value).encode()]
+def _new_rows(placed: pa.Table) -> dict[str, list[str]]:
+    """The places of the rows that were not there before, by group."""
     new = defaultdict(list)
     for row in placed.filter(pc.is_null(placed["old_group"])).select(["group", "place"]).to_pylist():
         new[row["group"]].append(row["place"])
+    return dict(new)
+
+
+def _causes(
+    before: pa.Table, placed: pa.Table, moved: pa.Table, new: Container[str], settings: Mapping[str, Any]
+) -> Iterator[str]:
+    """Why each of the rows moved; `new` are the groups that new rows joined."""
+    said = before.schema.metadata or {}
+    changed = [key for key, value in settings.items() if said.get(key.encode()) != json.dumps(value).encode()]
     is_gone = pc.invert(pc.is_in(before["id"], placed["id"].combine_chunks()))
     left = set(before["group"].filter(is_gone).to_pylist())
     for group, old_group in zip(moved["group"].to_pylist(), moved["old_group"].to_pylist(), strict=True):
         if changed:
             yield f"{' and '.join(changed)} changed"
         elif group in new:
-            yield f"new rows are like them ({_listed(new[group])})"
+            yield _JOINED
         elif old_group in left:
             yield "rows like them are gone"
         elif group != old_group:
@@ -79,6 +92,8 @@ def _causes(before: pa.Table, placed: pa.Table, moved: pa.Table, settings: Mappi
             yield "no split may be empty"
 
 
-def _listed(places: list[str]) -> str:
+def _named(new: Mapping[str, list[str]], groups: Iterable[str]) -> str:
+    """The new rows of some groups: the first few, and how many more."""
+    places = [place for group in dict.fromkeys(groups) for place in new[group]]
     more = [f"{len(places) - _SHOWN:,} more"] if len(places) > _SHOWN else []
-    return ", ".join(places[:_SHOWN] + more)
+    return f" ({', '.join(places[:_SHOWN] + more)})"

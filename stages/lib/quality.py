@@ -24,8 +24,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 def control_characters(record: Record, _: ValidateParams) -> Reject | None:
     """Some text of the row holds a character that no reader sees and that breaks tokenizers, terminals or Parquet."""
-    texts = [*(message.content for message in record.messages), record.category, *record.tags]
-    for number, text in enumerate(texts):
+    for number, text in enumerate(_texts(record)):
         if not text.isprintable() and (found := _CONTROL.search(text)):
             turns = len(record.messages)
             where = _turn(record, number) if number < turns else "the category" if number == turns else "a tag"
@@ -33,6 +32,11 @@ def control_characters(record: Record, _: ValidateParams) -> Reject | None:
             reason = f"{where} holds the control character {character} at position {found.start() + 1}"
             return Reject(Code.CONTROL_CHARACTERS, reason, {"character": character, "position": found.start() + 1})
     return None
+
+
+def _texts(record: Record) -> list[str]:
+    """All that a record holds: its turns, its category, its tags."""
+    return [*(message.content for message in record.messages), record.category, *record.tags]
 
 
 def empty_prompt(record: Record, _: ValidateParams) -> Reject | None:
@@ -180,9 +184,10 @@ def _turn(record: Record, number: int) -> str:
 
 def protect(record: Record, params: ValidateParams) -> Record | Reject:
     """Flag, redact or refuse a record that holds secrets or personal data, as the params say."""
-    if not may_hold("\n".join([message.content for message in record.messages])):
+    texts = _texts(record)
+    if not may_hold("\n".join(texts)):
         return record
-    found = {finding.detector for message in record.messages for finding in find(message.content)}
+    found = {finding.detector for text in texts for finding in find(text)}
     kinds = sorted(found, key=lambda detector: (detector.code is not Code.SECRET, detector.kind))
     for detector in kinds:
         if _action(detector, params) == "drop":
@@ -195,18 +200,22 @@ def protect(record: Record, params: ValidateParams) -> Record | Reject:
     own = None if record.input is None else mask(record.input, params)
     if own is not None and not messages[-2].content.endswith(own):
         own = None  # a key that begins in the instruction and ends in the input
-    return replace(record, messages=messages, input=own).tagged(tags)
+    category, theirs = mask(record.category, params), mask(list(record.tags), params)
+    return replace(record, messages=messages, input=own, category=category, tags=tuple(theirs)).tagged(tags)
 
 
 def mask(value: Any, params: ValidateParams) -> Any:
     """Put a mask over everything found in a text, or in the texts inside a raw row, unless it is only to be flagged.
 
-    Raw rows that are rejected pass through it too: what must not be learned must not be kept beside it either.
+    Raw rows that are rejected pass through it too: what must not be learned must not be kept beside it either. There a
+    telephone number may stand as a number, and where a CSV file lacks its header, the first row as names of fields.
     """
     if isinstance(value, list):
         return [mask(item, params) for item in value]
     if isinstance(value, dict):
-        return {key: mask(item, params) for key, item in value.items()}
+        return {mask(key, params): mask(item, params) for key, item in value.items()}
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if (masked := mask(str(value), params)) == str(value) else masked
     if not isinstance(value, str):
         return value
     parts, done = [], 0

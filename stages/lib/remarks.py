@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stages.lib import detectors
 from stages.lib.places import Places
-from stages.lib.records import Record, from_table
+from stages.lib.records import SCHEMA, Record, from_table
 from stages.lib.rejects import Code
 from stages.lib.unsafe import Watch
 from stages.params.validate import ValidateParams
@@ -36,8 +36,8 @@ def on_kept(
             said.append((row, "conflict", f"{places.few(stay, but=row)} {verb} the same question differently"))
     contested = {row for row, *_ in said}
     said += [(row, "variation", why) for row, why in varied.items() if row not in contested]
-    for row in np.flatnonzero(is_kept & (pc.list_value_length(fit["tags"]).to_numpy() > 0)).tolist():
-        (record,) = from_table(fit.slice(row, 1))
+    is_marked = is_kept & _have_findings(fit["tags"])
+    for row, record in zip(np.flatnonzero(is_marked).tolist(), _records(fit, is_marked), strict=True):
         said += [(row, code, why) for code, why in _marked(record, params, watch)]
     return [
         {"source": places.source(row), "line": int(places.line[row]), "about": about, "reason": why}
@@ -45,16 +45,31 @@ def on_kept(
     ]
 
 
+def _have_findings(tags: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """For each row, whether a rule has tagged it; many rows have only tags of their own."""
+    every = tags.combine_chunks()
+    is_finding = pc.match_substring_regex(pc.list_flatten(every), f"^(?:{'|'.join(_TAGGED)}):.")
+    have = np.zeros(len(every), dtype=bool)
+    have[pc.list_parent_indices(every).filter(is_finding).to_numpy()] = True
+    return have
+
+
+def _records(fit: pa.Table, chosen: NDArray[np.bool_]) -> Iterator[Record]:
+    """The chosen records, some thousand at a time."""
+    for batch in fit.select(SCHEMA.names).filter(pa.array(chosen)).to_batches(max_chunksize=4096):
+        yield from from_table(pa.table(batch))
+
+
 def _marked(record: Record, params: ValidateParams, watch: Watch) -> Iterator[tuple[str, str]]:
     """What the tags of a record say that a person should look at: code and reason."""
     found = list(findings(record.tags))
     if any(code == Code.UNSAFE for code, _ in found):
-        yield from ((Code.UNSAFE, finding.reason) for finding in watch.find(record))
+        yield from ((Code.UNSAFE, why) for why in watch.reasons(record))
     for code, kind in found:
         if code == Code.REFUSAL:
             yield code, "the answer refuses, as a chat program does"
         elif code == Code.PLACEHOLDER:
-            yield code, f"the {kind} only says that there is none, and is not part of the question"
+            yield code, "the input only says that there is none, and is not part of the question"
         elif kind in detectors.NAMES:
             action = params.secrets if code == Code.SECRET else params.personal_data
             what = f"what looks like {detectors.NAMES[kind]}"

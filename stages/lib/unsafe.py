@@ -14,6 +14,7 @@ from stages.lib.rejects import Code, Reject
 from stages.params.validate import UnsafeParams
 
 _NAMED = "params.yaml: validate.unsafe"
+_CALLS = "the classifier calls the row"
 
 
 class Finding(NamedTuple):
@@ -52,19 +53,33 @@ class Watch:
     def find(self, record: Record) -> Iterator[Finding]:
         """What is unsafe: of each kind the first."""
         seen = set[str]()
-        for phrase in self.lexicon.find("\n".join([message.plain for message in record.messages])):
-            if phrase.kind not in seen:
-                seen.add(phrase.kind)
-                detail = {"kind": phrase.kind, "phrase": phrase.text}
-                yield Finding(phrase.kind, f'the row holds "{phrase.text}" ({phrase.kind})', detail)
+        for finding in self._phrases(record):
+            seen.add(finding.kind)
+            yield finding
         if self.classifier is None:
             return
         probabilities = self.classifier.judge(message.content for message in record.messages)
         for label in self.params.labels:
             if label not in seen and probabilities[label] >= self.params.threshold:
                 probability = round(probabilities[label], 3)
-                reason = f"the classifier calls the row {label} (probability {probability:.2f})"
+                reason = f"{_CALLS} {label} (probability {probability:.2f})"
                 yield Finding(label, reason, {"kind": label, "probability": probability})
+
+    def _phrases(self, record: Record) -> Iterator[Finding]:
+        seen = set[str]()
+        for phrase in self.lexicon.find("\n".join([message.plain for message in record.messages])):
+            if phrase.kind not in seen:
+                seen.add(phrase.kind)
+                detail = {"kind": phrase.kind, "phrase": phrase.text}
+                yield Finding(phrase.kind, f'the row holds "{phrase.text}" ({phrase.kind})', detail)
+
+    def reasons(self, tagged: Record) -> Iterator[str]:
+        """Why `judge` tagged a record. The classifier, which takes its time, is not asked again."""
+        found = {finding.kind: finding.reason for finding in self._phrases(tagged)}
+        yield from found.values()
+        for label in self.params.labels if self.classifier else ():
+            if label not in found and f"{Code.UNSAFE}:{label}" in tagged.tags:
+                yield f"{_CALLS} {label}"
 
     def judge(self, record: Record) -> Record | Reject:
         """Tag or refuse a record that is unsafe, as the params say."""
@@ -77,4 +92,4 @@ class Watch:
 
     def version(self) -> str:
         """What a judgement depends on besides the record."""
-        return f"{self.lexicon} {self.classifier and self.classifier.digest}"
+        return f"{self.lexicon} {self.classifier and self.classifier.version()}"

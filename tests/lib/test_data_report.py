@@ -109,12 +109,23 @@ def test_the_funnel_of_real_stages_accounts_for_every_row(tmp_path, params_for):
     assert [file.name for file in files.shown] == ["b/c.jsonl", "a.jsonl"]
 
 
-def test_reports_of_different_runs_are_called_so():
-    funnel = data_report.funnel(VALIDATE, SPLIT | {"train": {"rows": 75}}, None, None)
+NEWER = {"train": {"rows": 75, "dropped": 0, "examples": 75}}
+
+
+@pytest.mark.parametrize(
+    ("reports", "line"),
+    [
+        ((VALIDATE, SPLIT | {"train": {"rows": 75}}, None, None), "Training split"),
+        ((VALIDATE, SPLIT, NEWER, NEWER), "Trained on"),  # more rows than the split has
+    ],
+)
+def test_reports_of_different_runs_are_called_so(reports, line):
+    funnel = data_report.funnel(*reports)
     assert funnel.gaps == [
-        "Training split: the lines above leave 70 rows, but the reports say 75. They are of different runs; "
+        f"{line}: the lines above leave 70 rows, but the reports say 75. They are of different runs; "
         "`dvc repro` makes them fit."
     ]
+    assert all(step.rows > 0 for step in funnel.steps)
 
 
 def test_validation_rows_that_are_too_long_are_told_of():

@@ -181,9 +181,11 @@ def test_a_damaged_file_is_named_with_the_stage_that_writes_it(read, name, stage
         read(tmp_path)
 
 
-def test_damaged_records_are_named_with_the_stage_that_writes_them(cleaned):
+@pytest.mark.parametrize("damage", [lambda data: b"PAR1", lambda data: data[:60] + bytes(60) + data[120:]])
+def test_damaged_records_are_named_with_the_stage_that_writes_them(cleaned, damage):
     clean = cleaned({"a.jsonl": [alpaca(words_of(1))] * 2})
-    (clean / "records.parquet").write_bytes(b"PAR1")
+    records = clean / "records.parquet"
+    records.write_bytes(damage(records.read_bytes()))
     with pytest.raises(UserError, match=r"records.parquet is damaged. Run `dvc repro -f validate`"):
         data_rows.duplicates(clean)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.lib.detectors import find
+from stages.lib.detectors import DETECTORS, NAMES, find
 
 
 def found(text):
@@ -128,3 +128,7 @@ def test_of_two_finds_in_one_place_the_larger_counts():
         ("card", "4111 1111 1111 1111"),
         ("phone", "+86 138 0013 8000"),
     ]
+
+
+def test_a_sentence_can_name_whatever_is_found():
+    assert NAMES.keys() == {detector.kind for detector in DETECTORS}

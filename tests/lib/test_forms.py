@@ -217,7 +217,7 @@ def test_tools_may_be_told_of_in_the_system_text():
 @pytest.mark.parametrize("own", ["<noinput>", "No input.", "`<NoInput>`", "< noinput >", "ＮＡＮ"])
 def test_an_input_that_only_says_that_there_is_none_is_no_part_of_the_question(own):
     record = parse({"instruction": "q", "input": own, "output": "a"}, "a", 1, {}, ["nan", "noinput", "no input"]).record
-    assert (record.question, record.input, record.tags) == ("q", None, ("placeholder:input",))
+    assert (record.question, record.input, record.tags) == ("q", None, ("placeholder:no-input",))
 
 
 def test_an_input_with_a_placeholder_among_other_words_stays():

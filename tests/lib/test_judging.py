@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 from collections import Counter
 from itertools import chain
 
@@ -11,6 +12,7 @@ import pytest
 from stages.lib import judging, sources
 from stages.lib.errors import UserError
 from stages.lib.judging import judge_all
+from stages.lib.raw import RawRow
 from stages.lib.unsafe import Watch
 from tests.lib.test_dedupe import text
 
@@ -109,6 +111,23 @@ def test_a_change_costs_its_own_block_and_the_result_is_that_of_a_cold_run(
     for path in (tmp_path / "memory").iterdir():
         path.unlink()
     assert run() == warm
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [{"from": "anna@fjordpost.com", "value": "Hi"}]},  # named as an unknown speaker
+        {"prompt": "Hi", "completion": 13800138000},  # named as a number where text is due
+        {"anna@fjordpost.com": "Hi", "13800138000": "Hello"},  # the first row of a CSV file without a header
+        {"prompt": "Hi", "completion": "Hello", "anna@fjordpost.com": "x"},  # a field that nothing reads
+    ],
+)
+def test_nothing_that_is_kept_of_a_row_names_what_must_not_be_learned(params_for, row):
+    params = params_for("validate")
+    judged = judging.judge([RawRow(1, row)], params, Watch.over(params.unsafe))
+    said = f"{[one.row() for one in judged.rejected]} {judged.unused} {judged.fit.to_pylist()}"
+    assert ("fjordpost" in str(row)) == ("[EMAIL]" in said)
+    assert not re.search("fjordpost|13800138000", said)
 
 
 def test_another_rule_judges_all_again_and_what_is_not_used_any_more_goes(run, judged_rows, tmp_path):

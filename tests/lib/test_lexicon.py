@@ -16,6 +16,8 @@ suicid*
 [crime]
 C# exploit
 Kill  Yourself
+someone's keys
+they’re next
 """
 
 
@@ -37,6 +39,7 @@ def found(tmp_path):
         ("Suicide is a hard word", [("self-harm", "suicid")]),
         ("你去死吧！", [("self-harm", "去死吧")]),
         ("a c# exploit", [("crime", "c# exploit")]),
+        ("someone’s keys; they're next", [("crime", "someone's keys"), ("crime", "they're next")]),
     ],
 )
 def test_a_phrase_is_found_whatever_its_case_width_and_spaces(found, text, phrases):

@@ -55,6 +55,10 @@ BEFORE = placed("a a train", "b a train", "c c test", "d d validation")
             ],
         ),
         (
+            ["a a test", "b b test", "c c test", "d d validation", "e b test", "f a test"],
+            ["2 rows went from train to test since the last run here: new rows are like them (f.json:1, e.json:1)."],
+        ),  # one sentence, though the rows are of two groups
+        (
             ["b b test", "c c test", "d d validation"],
             ["1 row went from train to test since the last run here: rows like them are gone."],
         ),

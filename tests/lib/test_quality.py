@@ -200,8 +200,19 @@ def test_a_key_that_spans_instruction_and_input_is_masked_in_both(params_for):
 
 def test_the_raw_row_of_a_reject_is_masked_at_any_depth(params_for):
     params = params_for("validate", secrets="drop", personal_data="flag")
-    row = {"turns": [{"value": KEY}], "mail": MAIL, "n": 7, "nothing": None}
-    assert mask(row, params) == {"turns": [{"value": "The key is [SECRET]."}], "mail": MAIL, "n": 7, "nothing": None}
+    row = {"turns": [{"value": KEY}], "mail": MAIL, "n": 7, "nothing": None, "is": True}
+    assert mask(row, params) == row | {"turns": [{"value": "The key is [SECRET]."}]}
+    row = {"phone": 13800138000, "bo@fjordpost.com": ["x"], "n": 7}
+    assert mask(row, params_for("validate")) == {"phone": "[PHONE]", "[EMAIL]": ["x"], "n": 7}
+
+
+def test_category_and_tags_which_reports_name_are_searched_too(params_for):
+    found = Record("a", 1, record().messages, category="bo@fjordpost.com", tags=("vip", "+49 30 901820"))
+    clean = protect(found, params_for("validate"))
+    assert (clean.category, clean.tags) == (
+        "[EMAIL]",
+        ("vip", "[PHONE]", "personal-data:email", "personal-data:phone"),
+    )
 
 
 def test_control_tokens_in_a_users_text_are_text(params_for):

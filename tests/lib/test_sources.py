@@ -320,6 +320,12 @@ def test_two_broken_lines_at_the_head_cost_themselves_alone(tmp_path):
     assert [bool(reason) for reason in reasons(path)] == [True, True] + [False] * 8
 
 
+def test_turns_on_a_line_each_are_not_taken_for_rows(read):
+    turns = [{"role": role, "content": "Hi"} for role in ("user", "assistant") * 4]
+    text = '{"messages": [\n' + ",\n".join(map(json.dumps, turns)) + "\n]}\n"
+    assert read("rows.json", text * 2) == [(1, {"messages": turns}), (11, {"messages": turns})]
+
+
 def test_commas_after_lines_are_named_on_each(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": "1"},\n{"a": "2"},\n{"a": "3"}\n', encoding="utf-8")
@@ -376,7 +382,12 @@ def test_a_bad_csv_line_says_how_it_is_written_right(tmp_path, line, what):
     [
         (lambda path: path.mkdir(), "it is a folder; name the files in it", False),
         (lambda path: path.symlink_to("gone"), "it is a link to a file that is gone", True),
-        (os.mkfifo, "it is no ordinary file", True),
+        pytest.param(
+            getattr(os, "mkfifo", None),
+            "it is no ordinary file",
+            True,
+            marks=pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files"),
+        ),
         (lambda path: None, "it is not there", False),
     ],
 )

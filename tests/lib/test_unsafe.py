@@ -9,6 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from stages.lib import classifier
+from stages.lib.classifier import Classifier
 from stages.lib.errors import UserError
 from stages.lib.records import Message, Record
 from stages.lib.rejects import Code, Reject
@@ -94,9 +96,27 @@ def test_only_labels_that_the_params_name_count_and_each_kind_once(watch, tmp_pa
     assert watch(classifier=folder, labels=["threat"]).judge(one).tags == ("unsafe:threat",)
 
 
+def test_why_a_record_was_tagged_is_told_without_asking_the_classifier_again(watch, tmp_path, monkeypatch):
+    found = watch(classifier=str(write_classifier(tmp_path / "model")))
+    tagged = found.judge(record("vile and nasty, I beat you", tags=("unsafe:odd", "vip")))
+    monkeypatch.setattr(Classifier, "judge", None)
+    assert list(found.reasons(tagged)) == ['the row holds "beat you" (threat)', "the classifier calls the row toxic"]
+    assert list(watch().reasons(record("Fine.", tags=("unsafe:toxic",)))) == []  # somebody's own tag
+
+
 def test_a_long_text_is_read_to_its_end(watch, tmp_path):
     folder = write_classifier(tmp_path / "model", {"max_position_embeddings": 8})
     assert watch(classifier=str(folder)).judge(record("fine " * 30 + "nasty")).tags == ("unsafe:toxic",)
+
+
+def test_a_text_that_stands_in_many_rows_is_judged_once(watch, tmp_path, monkeypatch):
+    found = watch(action="drop", classifier=str(write_classifier(tmp_path / "model")))
+    read = []
+    pieces = classifier._Model.pieces
+    monkeypatch.setattr(classifier._Model, "pieces", lambda model, text: read.append(text) or pieces(model, text))
+    results = [found.judge(record("Fine.", f"question {number}")) for number in range(5)]
+    assert results == [record("Fine.", f"question {number}") for number in range(5)]
+    assert sorted(read) == ["Fine.", *(f"question {number}" for number in range(5))]
 
 
 def test_another_lexicon_or_classifier_is_another_version(watch, tmp_path):
@@ -107,6 +127,14 @@ def test_another_lexicon_or_classifier_is_another_version(watch, tmp_path):
     (tmp_path / "words.txt").write_text("[threat]\nbeat me\n", encoding="utf-8")
     versions.add(watch().version())
     assert len(versions) == 4
+
+
+def test_another_release_of_what_runs_the_classifier_is_another_version(watch, tmp_path, monkeypatch):
+    """Its last digits may differ, and a remembered judgement may not show in the result."""
+    found = watch(classifier=str(write_classifier(tmp_path / "model")))
+    before = found.version()
+    monkeypatch.setattr("onnxruntime.__version__", "99")
+    assert found.version() != before
 
 
 def without(name):
@@ -133,6 +161,17 @@ def test_a_classifier_that_cannot_be_used_is_one_sentence(watch, tmp_path, damag
     with pytest.raises(UserError, match=r"params.yaml: validate.unsafe.") as raised:
         watch(classifier=str(tmp_path / "model"), labels=labels)
     assert problem in str(raised.value)
+
+
+def test_an_error_that_says_nothing_is_called_by_its_name(watch, tmp_path, monkeypatch):
+    folder = write_classifier(tmp_path / "model")
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Classifier, "judge", fail)
+    with pytest.raises(UserError, match=r"cannot be used: MemoryError\(\)"):
+        watch(classifier=str(folder))
 
 
 def test_a_missing_onnxruntime_is_named(watch, tmp_path, monkeypatch):
