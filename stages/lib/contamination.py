@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from stages.lib.dedupe import Wording
 from stages.lib.records import Record
-from stages.lib.words import Hashes, Places, Words, among, hashed_plain, mix, ngrams, stand_in_many
+from stages.lib.words import Hashes, Numbers, Words, among, hashed_plain, mix, ngrams, stand_in_many
 
 RUN = 8  # words
 LONG = 13  # words in a row (GPT-3, arXiv:2005.14165): told of, even where they are a small part of the question
@@ -58,7 +58,7 @@ def asked(wording: Wording) -> Words:
 class Turns:
     """The questions of conversations that ask more than one, each by itself, and the row of each."""
 
-    rows: Places
+    rows: Numbers
     texts: Words
 
     @classmethod
@@ -79,7 +79,7 @@ class Turns:
         rows = np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)])
         return cls(rows, Words.end_to_end(part.texts for part in parts))
 
-    def take(self, rows: Places) -> "Turns":
+    def take(self, rows: Numbers) -> "Turns":
         """The turns of some rows, in ascending order; the rows are numbered anew."""
         chosen = np.flatnonzero(np.isin(self.rows, rows))
         return Turns(np.searchsorted(rows, self.rows[chosen]), self.texts.take(chosen))
@@ -124,12 +124,12 @@ def _asked_word_for_word(training: Wording, turns: Turns, questions: Words) -> I
 class _Search:
     """Runs of words in questions, and where training rows hold them."""
 
-    places: Places  # of each run of a question: where its first word stands, all questions end to end
+    places: Numbers  # of each run of a question: where its first word stands, all questions end to end
     runs: Hashes
-    questions: Places  # the question of each run
+    questions: Numbers  # the question of each run
     is_own: NDArray[np.bool_]  # for each word of the questions: do few rows share the run, opening or ending it is in?
-    own_words: Places  # for each question
-    rows: Places  # of each run held by a training row, in the order of the rows: the row
+    own_words: Numbers  # for each question
+    rows: Numbers  # of each run held by a training row, in the order of the rows: the row
     held: Hashes
     is_rare: NDArray[np.bool_]  # whether few rows share it
 
@@ -167,7 +167,7 @@ def _in_common_ends(training: Wording, questions: Words) -> NDArray[np.bool_]:
     return is_common
 
 
-def _runs_held(training: Wording, runs: Hashes) -> tuple[Places, Hashes]:
+def _runs_held(training: Wording, runs: Hashes) -> tuple[Numbers, Hashes]:
     """The wanted runs that stand in training rows, in questions or answers, with the row of each, rows in order."""
     rows, held = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
     for texts in (training.questions, training.answers):

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from stages.lib.records import Record
 from stages.lib.words import (
     Hashes,
-    Places,
+    Numbers,
     Words,
     crowded,
     distinct,
@@ -74,7 +74,7 @@ class Wording:
             answers=hashed_plain(record.messages[-1].plain for record in records),
         )
 
-    def take(self, rows: Places) -> "Wording":
+    def take(self, rows: Numbers) -> "Wording":
         """The wording of some rows."""
         return Wording(self.questions.take(rows), self.inputs.take(rows), self.answers.take(rows))
 
@@ -148,14 +148,14 @@ def _own(whole: Words, as_one: Hashes, many: int) -> Words:
     return Words(starts, hashes)
 
 
-def _in_passages(owners: Places, is_common: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _in_passages(owners: Numbers, is_common: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Whether a piece stands in a run of `PASSAGE` common ones."""
     breaks = (owners[1:] != owners[:-1]) | (is_common[1:] != is_common[:-1])
     run = np.concatenate([[0], np.cumsum(breaks)])
     return is_common & (np.bincount(run)[run] >= PASSAGE)
 
 
-def _starts(lengths: Places) -> Places:
+def _starts(lengths: Numbers) -> Numbers:
     return np.concatenate([[0], np.cumsum(lengths)])
 
 
@@ -201,7 +201,7 @@ def _signatures(pieces: Words, count: int) -> NDArray[np.uint32]:
     return signatures
 
 
-def _within_buckets(band: NDArray[np.uint32]) -> Iterator[tuple[Places, Places]]:
+def _within_buckets(band: NDArray[np.uint32]) -> Iterator[tuple[Numbers, Numbers]]:
     """Texts that agree in every row of a band, as earlier and later ones."""
     bucket = np.zeros(band.shape[1], dtype=np.uint64)
     for row in band:
@@ -243,7 +243,7 @@ def _jaccard(pieces: Words, pairs: Pairs) -> Shares:
     return counts[1] / (counts[0] - counts[1])
 
 
-def _distinct(pieces: Words, texts: Places) -> Hashes:
+def _distinct(pieces: Words, texts: Numbers) -> Hashes:
     """The pieces of the texts, each once: the place in `texts` in the upper bits, sorted."""
     taken = pieces.take(texts)
     owners = taken.owners().astype(np.uint64)

@@ -85,7 +85,7 @@ def read(path: Path, asked_by: str) -> Lexicon:
 
 def _phrases(content: str, path: Path) -> Iterator[Phrase]:
     kind = None
-    for number, written in enumerate(content.splitlines(), 1):
+    for number, written in enumerate(content.split("\n"), 1):
         line = _COMMENT.sub("", written).strip()
         if found := _KIND.fullmatch(line):
             kind = found[1]

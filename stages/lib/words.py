@@ -11,7 +11,7 @@ import xxhash
 from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
-Places = NDArray[np.int64]
+Numbers = NDArray[np.int64]
 
 # Scripts written without spaces, one character a word: kana, Han, Hangul, Thai, Lao, Myanmar, Khmer. Split at spaces,
 # a Chinese sentence would be one word, and two that differ in one character would have nothing in common.
@@ -80,13 +80,13 @@ class Words:
     The lowest bit of a hash tells whether the word holds a digit.
     """
 
-    starts: Places  # one more than there are texts
+    starts: Numbers  # one more than there are texts
     hashes: Hashes
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def owners(self) -> Places:
+    def owners(self) -> Numbers:
         """For each word, the text it stands in."""
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.starts))
 
@@ -106,7 +106,7 @@ class Words:
             starts = self.starts[first : first + size + 1]
             yield slice(first, first + len(starts) - 1), Words(starts - starts[0], self.hashes[starts[0] : starts[-1]])
 
-    def take(self, texts: Places) -> "Words":
+    def take(self, texts: Numbers) -> "Words":
         """Some of the texts, in the order given."""
         lengths = np.diff(self.starts)[texts]
         starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -152,7 +152,7 @@ def hashed_plain(plains: Iterable[str]) -> Words:
     return Words(np.concatenate([[0], np.cumsum(counts)]), hashes)
 
 
-def _words_of(plains: list[str]) -> tuple[Places, Hashes]:
+def _words_of(plains: list[str]) -> tuple[Numbers, Hashes]:
     """The number of words of each text, and the hashes of all."""
     codes = np.frombuffer(" ".join([*plains, ""]).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     kinds = _kinds(codes)
@@ -189,7 +189,7 @@ def _kind(character: str) -> int:
     return (_ALONE if is_alone else _INSIDE) + (_DIGIT if character.isdecimal() else 0)
 
 
-def _hashes(codes: NDArray[np.uint32], is_digit: NDArray[np.bool_], firsts: Places) -> Hashes:
+def _hashes(codes: NDArray[np.uint32], is_digit: NDArray[np.bool_], firsts: Numbers) -> Hashes:
     """One hash a word, words end to end: the scrambled sum of its characters, each times a number of its place."""
     if not len(firsts):
         return np.empty(0, dtype=np.uint64)
@@ -197,14 +197,14 @@ def _hashes(codes: NDArray[np.uint32], is_digit: NDArray[np.bool_], firsts: Plac
     return hashes | np.maximum.reduceat(is_digit, firsts) if is_digit.any() else hashes
 
 
-def _factors(firsts: Places, count: int) -> Hashes:
+def _factors(firsts: Numbers, count: int) -> Hashes:
     """An odd number for each place in a word or text: the same wherever that begins."""
     lengths = np.diff(firsts, append=count)
     table = mix(np.arange(1, lengths.max(initial=0) + 1, dtype=np.uint64)) | _ONE
     return table[np.arange(count) - np.repeat(firsts, lengths)]
 
 
-def _with_one_each(plains: list[str], counts: Places, hashes: Hashes) -> tuple[Places, Hashes]:
+def _with_one_each(plains: list[str], counts: Numbers, hashes: Hashes) -> tuple[Numbers, Hashes]:
     """A text without a word becomes one, as a whole."""
     without = np.flatnonzero(counts == 0)
     if not len(without):
@@ -224,7 +224,7 @@ def hashed_or_none(texts: Iterable[str | None]) -> Words:
     return Words(np.concatenate([[0], np.cumsum(counts)]), found.hashes)
 
 
-def crowded(hashes: Hashes, many: int) -> Places:
+def crowded(hashes: Hashes, many: int) -> Numbers:
     """The places of hashes whose first bits stand there more than `many` times: no other can be so frequent itself."""
     bits = min(24, max(8, len(hashes).bit_length() - 2))
     counts = np.zeros(1 << bits, dtype=np.int32)
@@ -237,7 +237,7 @@ def crowded(hashes: Hashes, many: int) -> Places:
     return np.flatnonzero(np.concatenate([np.empty(0, np.bool_), *(counts[part] > many for part in buckets)]))
 
 
-def stand_in_many(owners: Places, hashes: Hashes, many: int) -> NDArray[np.bool_]:
+def stand_in_many(owners: Numbers, hashes: Hashes, many: int) -> NDArray[np.bool_]:
     """For each hash: does it stand in more than `many` of the owners?"""
     if not len(hashes):
         return np.zeros(0, dtype=bool)
@@ -271,7 +271,7 @@ def mix(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(33))
 
 
-def ngrams(words: Words, n: int) -> tuple[Places, Hashes]:
+def ngrams(words: Words, n: int) -> tuple[Numbers, Hashes]:
     """Every run of `n` words that stand in one text: the position of its first word, and its hash."""
     last = len(words.hashes) - n + 1
     if last < 1:
