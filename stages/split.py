@@ -18,7 +18,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from stages.lib import artifacts, contamination, dedupe, forms, moves, rejects, runtime, sources
+from stages.lib import artifacts, contamination, dedupe, experiments, forms, moves, rejects, runtime, sources
 from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load, load_seed
 from stages.lib.records import SCHEMA, from_table
@@ -322,12 +322,16 @@ def read_benchmarks(folder: Path) -> dict[str, str]:
         UserError: a row cannot be read, so nothing could keep its question out of training.
     """
     questions = {}
+    on_line = Counter[str]()
     files, strange = sources.find(folder)
     for path in strange:
         warn(f"{path} was not read: {sources.why_not(path)}.")
     for path in files:
         for found in sources.read(path):
             place = f"{path.relative_to(folder).as_posix()}:{found.line}"
+            on_line[place] += 1
+            if on_line[place] > 1:  # a JSON array may have all of its rows on one line
+                place = f"{place} (row {on_line[place]} of the line)"
             question = forms.question_of(found.value)
             if found.reject or question is None:
                 reason = found.reject.reason if found.reject else "the row asks nothing"
@@ -341,6 +345,7 @@ def read_benchmarks(folder: Path) -> dict[str, str]:
 def main() -> None:
     """Run the stage."""
     params, near_duplicate, seed = load(SplitParams), load(ValidateParams).near_duplicate, load_seed()
+    experiments.require_all_files(BENCHMARKS)
     with runtime.measured("split") as figures:
         records = artifacts.read_parquet(CLEAN, "validate")
         splits = split(records, read_benchmarks(BENCHMARKS), params, near_duplicate, seed)

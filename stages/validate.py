@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from stages.lib.places import Places
 from stages.lib.records import SCHEMA, Record
 from stages.lib.rejects import Code, Reject, Rejected
 from stages.lib.unsafe import Watch
+from stages.params.split import SplitParams
 from stages.params.validate import ValidateParams
 
 RAW = Path("data/raw")
@@ -67,10 +68,13 @@ class Outcome:
     metrics: dict[str, Any]
 
 
-def validate(raw: Path, params: ValidateParams, memory: Path, workers: int | None = None) -> Outcome:
+def validate(
+    raw: Path, params: ValidateParams, memory: Path, workers: int | None = None, test_files: Collection[str] = ()
+) -> Outcome:
     """Read and judge every row below `raw`, then drop those that repeat or contradict another.
 
     Args:
+        test_files: files whose rows come first, so that a copy elsewhere is dropped, and not the row that is for test.
         memory: the folder that remembers how rows were judged, so that only new ones are judged again.
         workers: processes that judge; by default as many as the rows are worth. The result is the same.
 
@@ -78,7 +82,7 @@ def validate(raw: Path, params: ValidateParams, memory: Path, workers: int | Non
         UserError: nothing to read, nothing left, too many rejects, or conflicting answers where the params forbid them.
     """
     ledger, watch = Ledger(), Watch.over(params.unsafe)
-    fit = _fit(raw, params, watch, memory, workers, ledger)
+    fit = _fit(raw, params, watch, memory, workers, test_files, ledger)
     places = Places.within(fit)
     dropped, latest = _exact_duplicates(places, fit["id"].to_pylist())
     conflicts = _conflicts(fit["question_id"].to_pylist(), dropped)
@@ -114,7 +118,13 @@ def validate(raw: Path, params: ValidateParams, memory: Path, workers: int | Non
 
 
 def _fit(
-    raw: Path, params: ValidateParams, watch: Watch, memory: Path, workers: int | None, ledger: Ledger
+    raw: Path,
+    params: ValidateParams,
+    watch: Watch,
+    memory: Path,
+    workers: int | None,
+    test_files: Collection[str],
+    ledger: Ledger,
 ) -> pa.Table:
     """The records of all rows that can be learned from, each judged by itself; what is not is rejected."""
     files, strange = sources.find(raw)
@@ -124,7 +134,9 @@ def _fit(
         warn(f"{path} was not read: {sources.why_not(path)}.")
     if workers is None:
         workers = _processors() if sum(path.stat().st_size for path in files) > _LARGE else 1
-    blocks = (block for path in files for block in sources.blocks(path, path.relative_to(raw).as_posix()))
+    names = {path: path.relative_to(raw).as_posix() for path in files}
+    files.sort(key=lambda path: names[path] not in test_files)
+    blocks = (block for path in files for block in sources.blocks(path, names[path]))
     tables = []
     with tqdm(desc="validate", unit=" rows", disable=None, leave=False) as bar:
         for judged in judging.judge_all(blocks, params, watch, memory, workers):
@@ -222,8 +234,8 @@ def _require_whole(raw: Path, rejected: Iterable[Rejected], limit: float) -> Non
             warn(sentence)
     if cut and limit < 1:
         raise UserError(
-            f"{raw}: what follows these places could not be read. (To go on without it, set validate.max_reject_share "
-            f"in params.yaml to 1.){_listed(cut)}"
+            f"{raw}: rows are lost at these places, and nobody knows how many. (To go on without them, set "
+            f"validate.max_reject_share in params.yaml to 1.){_listed(cut)}"
         )
     for sentence in cut:
         warn(sentence)
@@ -264,7 +276,7 @@ def _by_file(kept: pa.Table, ledger: Ledger) -> dict[str, dict[str, Any]]:
             "rejected": codes[source].total(),
             "codes": _sorted(codes[source]),
         }
-        for source, read in ledger.read.items()
+        for source, read in sorted(ledger.read.items())
     }
 
 
@@ -288,14 +300,19 @@ def check(files: Iterable[Path], params: ValidateParams) -> Iterator[str]:
     watch = Watch.over(params.unsafe)
     for path in files:
         unused = Counter[str]()
-        for row, found in judging.each(sources.read(path), params, watch, unused, Counter()):
-            place, reject = f"{path.as_posix()}:{row.line}", found
-            if isinstance(reject, Record):
-                earlier = first.setdefault(reject.id, place)
-                if earlier == place:
-                    continue
-                reject = Reject(Code.EXACT_DUPLICATE, f"the row says the same as {earlier}")
-            yield f"{place}: {reject.reason}. {reject.code.remedy}"
+        try:
+            for row, found in judging.each(sources.read(path), params, watch, unused, Counter()):
+                place, reject = f"{path.as_posix()}:{row.line}", found
+                if isinstance(reject, Record):
+                    if reject.id not in first:
+                        first[reject.id] = place
+                        continue
+                    earlier = first[reject.id]
+                    where = earlier if earlier != place else "another row of this line"
+                    reject = Reject(Code.EXACT_DUPLICATE, f"the row says the same as {where}")
+                yield f"{place}: {reject.reason}. {reject.code.remedy}"
+        except UserError as error:  # the file cannot be opened; the others can
+            yield str(error)
         _warn_of_unused(unused, f"{path.as_posix()}: ")
 
 
@@ -334,7 +351,7 @@ def main() -> None:
         _check_only(arguments.check, params)
     experiments.require_all_files(RAW)
     with runtime.measured("validate") as figures:
-        outcome = validate(RAW, params, MEMORY)
+        outcome = validate(RAW, params, MEMORY, test_files=load(SplitParams).test_files)
         with artifacts.replacing(CLEAN) as out:
             artifacts.write_parquet(out / "records.parquet", outcome.kept)
             rejects.write(out / "rejected.jsonl", outcome.rejected)

@@ -425,6 +425,23 @@ def test_a_benchmark_row_that_cannot_be_read_stops_the_stage(tmp_path, line):
         read_benchmarks(tmp_path)
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_array_holds_out_all_its_questions_however_it_is_written(tmp_path, indent):
+    questions = [f"What is {number} times seven?" for number in range(20)]
+    rows = [{"question": question} for question in questions]
+    (tmp_path / "exam.json").write_text(json.dumps(rows, indent=indent), encoding="utf-8")
+    assert list(read_benchmarks(tmp_path).values()) == questions
+
+
+def test_a_queued_experiment_says_which_benchmarks_stayed_behind(clone, monkeypatch):
+    main = clone.parent / f"{clone.name}-main"
+    (main / "data/benchmarks").mkdir(parents=True)
+    (main / "data/benchmarks/exam.jsonl").write_text('{"prompt": "a"}\n', encoding="utf-8")
+    monkeypatch.setenv("DVC_ROOT", str(main))
+    with pytest.raises(UserError, match=r"data/benchmarks/exam\.jsonl stayed behind"):
+        stage.main()
+
+
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -536,6 +536,28 @@ def test_check_tells_the_place_the_fault_and_the_way_out(tmp_path, params_for):
     ]
 
 
+def test_check_names_a_repeated_row_on_one_line_and_goes_on_after_a_missing_file(tmp_path, params_for):
+    folder = write(tmp_path, {"a.json": json.dumps([GOOD, GOOD]), "c.jsonl": [alpaca(answer="")]})
+    found = list(check([folder / "a.json", folder / "b.json", folder / "c.jsonl"], params_for("validate")))
+    assert [line.removeprefix(f"{folder}/") for line in found] == [
+        "a.json:1: the row says the same as another row of this line. Remove one of the two.",
+        "b.json cannot be read: it is not there.",
+        "c.jsonl:1: the answer is empty. Write the answer, or remove the row.",
+    ]
+
+
+@pytest.mark.parametrize("other", ["a_train.jsonl", "z_train.jsonl"])
+def test_a_copy_of_a_row_that_is_for_test_goes_wherever_it_stands(tmp_path, params_for, other):
+    rng = random.Random(3)
+    exam = [alpaca(text(rng, 20), text(rng, 8)) for _ in range(10)]
+    near = [alpaca(f"please {row['instruction']}", row["output"]) for row in exam[:5]]
+    raw = write(tmp_path / "raw", {"exam.jsonl": exam, other: [*near, *exam[5:]]})
+    params = params_for("validate", max_reject_share=1.0)
+    outcome = validate(raw, params, tmp_path / "memory", test_files=["exam.jsonl"])
+    assert {record.source for record in kept(outcome)} == {"exam.jsonl"}
+    assert len(outcome.kept) == 10
+
+
 def test_check_exits_with_1_on_problems_and_without_a_word_on_none(tmp_path):
     write(tmp_path, {"good.jsonl": [GOOD], "bad.jsonl": [alpaca(answer="")]})
 
@@ -550,7 +572,7 @@ def test_check_exits_with_1_on_problems_and_without_a_word_on_none(tmp_path):
         f"{tmp_path}/bad.jsonl:1: the answer is empty. Write the answer, or remove the row.\n",
     )
     assert missing.returncode == 1
-    assert "error:" in missing.stderr
+    assert missing.stdout == f"{tmp_path}/none.jsonl cannot be read: it is not there.\n"
     assert "Traceback" not in missing.stderr
 
 
@@ -623,6 +645,6 @@ def test_a_file_that_breaks_off_stops_the_run_and_names_the_line(tmp_path, param
     """One stray quotation mark, and the rest of an array is lost: that is no single bad row."""
     raw = write(tmp_path / "raw", {"a.json": json.dumps([GOOD] * 3, indent=1) + ' "', "b.jsonl": [GOOD]})
     with pytest.raises(
-        UserError, match=r"could not be read[^~]*raw/a\.json:14: not JSON: [^~]*nothing after it was read"
+        UserError, match=r"rows are lost at these places[^~]*raw/a\.json:14: not JSON: [^~]*nothing after it was read"
     ):
         validate(raw, params_for("validate", max_reject_share=0.9), tmp_path / "memory")

@@ -11,6 +11,7 @@ from stages.lib.raw import RawRow, broken, not_utf8
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 _PLAIN = {"expected after '\"'": "a quotation mark stands inside a cell; write it twice"}
 _SEP = re.compile(r"sep=([,;\t])\s*")  # Excel's own line, above the header
+_LIKE_ROWS = 10  # lines inside a cell
 _LONGEST = 1 << 24  # characters of a cell: then a quotation mark was never closed
 
 
@@ -20,23 +21,50 @@ def from_table(file: TextIO) -> Iterator[RawRow]:
     header: list[str] = []
     for line, row in _rows(lines):
         if isinstance(row, RawRow):
-            yield row
+            yield row if header else row._replace(cut=True)
         elif not header:
             bad = not_utf8(line, lines.text, cut=True)
             header = [name.strip() for name in row]
-            if not bad and len(set(header)) < len(header):
+            named = [name for name in header if name]
+            if not bad and len(set(named)) < len(named):
                 bad = broken(line, lines.text, "not CSV: the header names a column twice", cut=True)
             if bad:
                 yield bad
                 return
-        elif len(row) != len(header):
-            what = (
-                f"not CSV: the row has {len(row)} cells, the header {len(header)}; a cell that holds "
-                f"{_NAMES[lines.delimiter]} stands in quotation marks"
-            )
-            yield not_utf8(line, lines.text) or broken(line, lines.text, what)
         else:
-            yield not_utf8(line, lines.text) or RawRow(line, dict(zip(header, row, strict=True)))
+            yield not_utf8(line, lines.text) or _row(line, row, header, lines)
+        if not header:
+            return
+
+
+def _row(line: int, row: list[str], header: list[str], lines: "_Lines") -> RawRow:
+    if len(row) != len(header):
+        return _lost(
+            line,
+            lines,
+            f"not CSV: the row has {len(row)} cells, the header {len(header)}; a cell that holds "
+            f"{_NAMES[lines.delimiter]} stands in quotation marks",
+        )
+    for cell in row:
+        inside = cell.split("\n")[1:-1]
+        if len(inside) >= _LIKE_ROWS and all(one.count(lines.delimiter) == len(header) - 1 for one in inside):
+            what = (
+                f"not CSV: one cell holds {len(inside)} lines that look like rows; a quotation mark is missing, or one "
+                "too many (if not, write the row into a JSON file)"
+            )
+            return broken(line, lines.text, what)
+    # Spreadsheets write columns without a name and without a cell: these are nothing.
+    return RawRow(line, {name: cell for name, cell in zip(header, row, strict=True) if name or cell})
+
+
+def _lost(line: int, lines: "_Lines", what: str) -> RawRow:
+    """A row that cannot be read. If it goes over several lines, rows may have been swallowed by an open quote."""
+    last = line + lines.text.rstrip().count("\n")
+    if last == line:
+        return broken(line, lines.text, what)
+    return broken(line, lines.text, f"{what}; the row goes on to line {last}, and others may be lost in it")._replace(
+        cut=True
+    )
 
 
 def _rows(lines: "_Lines") -> Iterator[tuple[int, list[str] | RawRow]]:
@@ -51,11 +79,12 @@ def _rows(lines: "_Lines") -> Iterator[tuple[int, list[str] | RawRow]]:
         except StopIteration:
             return
         except csv.Error as error:
-            is_open = str(error).startswith(("unexpected end", "field larger"))
-            what = "a quotation mark is never closed" if is_open else _PLAIN.get(str(error)[4:], str(error))
-            yield line, not_utf8(line, lines.text) or broken(line, lines.text, f"not CSV: {what}", cut=is_open)
-            if is_open:
+            if str(error).startswith(("unexpected end", "field larger")):
+                what = "not CSV: a quotation mark is never closed"
+                yield line, not_utf8(line, lines.text) or broken(line, lines.text, what, cut=True)
                 return
+            what = f"not CSV: {_PLAIN.get(str(error)[4:], str(error))}"
+            yield line, not_utf8(line, lines.text) or _lost(line, lines, what)
         else:
             if row:
                 yield line, row

@@ -43,6 +43,8 @@ def has_one_object_a_line(path: Path) -> bool:
         return False
     if any(map(_is_object, lines[:2])):
         return True
+    if len(lines) == 1:  # as `json.dumps` of each row writes them, one behind the other
+        return False
     is_opened = lines[0].endswith((b"{", b"["))  # the row goes on below, perhaps with a turn on each line
     return not is_opened and sum(map(_looks_like_an_object, lines)) > len(lines) / 2
 
@@ -60,22 +62,31 @@ def _is_object(line: bytes) -> bool:
 
 
 def from_lines(lines: Iterable[bytes], first: int = 1) -> Iterator[RawRow]:
-    """Rows that stand one on a line; an error costs one line."""
+    """Rows that stand one on a line, or one behind the other; an error costs its line."""
     decoder = _StrictDecoder()
     for number, line in enumerate(lines, first):
         text = line.decode("utf-8", "surrogateescape").strip(_SPACE)
         if not text or text.isspace():
             continue
         try:
-            value, end = decoder.decode(text, 0)
-            if end < len(text):
-                what = "a comma follows the row; here every row has a line to itself, without commas"
-                what = what if text[end:] == "," else "text follows the row; here every row has a line to itself"
-                raise json.JSONDecodeError(what, text, end)
+            found = list(_values(text, number, decoder))
         except (ValueError, RecursionError) as error:
             yield not_utf8(number, text) or broken(number, text, f"not JSON: {_what(error)}")
         else:
-            yield not_utf8(number, text) or RawRow(number, value, decoder.fault)
+            yield from [bad] if (bad := not_utf8(number, text)) else found
+
+
+def _values(text: str, line: int, decoder: "_StrictDecoder") -> Iterator[RawRow]:
+    """The values that stand one behind the other on a line."""
+    end = 0
+    while end < len(text):
+        value, end = decoder.decode(text, end)
+        yield RawRow(line, value, decoder.fault)
+        end = _BLANKS.match(text, end).end()  # type: ignore[union-attr]  # it matches anything
+        if end < len(text) and text[end] != "{":
+            what = "a comma follows the row; here every row has a line to itself, without commas"
+            what = what if text[end:] == "," else "text follows the row; here every row has a line to itself"
+            raise json.JSONDecodeError(what, text, end)
 
 
 def from_values(file: TextIO) -> Iterator[RawRow]:

@@ -87,7 +87,7 @@ def _causes(
         elif old_group in left:
             yield "rows like them are gone"
         elif group != old_group:
-            yield "groups of more than a tenth of a category are broken up, and theirs has another share of it now"
+            yield "what many rows share is nobody's own, and with the rows around it their group has changed"
         else:
             yield "no split may be empty"
 

@@ -193,6 +193,11 @@ def _parquet_rows(path: Path) -> Iterator[RawRow]:
             if path.suffix.lower() in streams.PACKED:
                 shutil.copyfileobj(packed, unpacked)
             with pq.ParquetFile(unpacked if path.suffix.lower() in streams.PACKED else path) as file:
+                names = file.schema_arrow.names
+                if len(set(names)) < len(names):
+                    reject = Reject(Code.UNREADABLE, "the file has two columns of one name; nothing of it was read")
+                    yield RawRow(1, None, reject, cut=True)
+                    return
                 for batch in file.iter_batches(batch_size=1024):
                     for value in batch.to_pylist():
                         number += 1

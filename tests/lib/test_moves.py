@@ -65,8 +65,8 @@ BEFORE = placed("a a train", "b a train", "c c test", "d d validation")
         (
             ["a a train", "b b test", "c c test", "d d validation", "e e train"],
             [
-                "1 row went from train to test since the last run here: groups of more than a tenth of a category are "
-                "broken up, and theirs has another share of it now."
+                "1 row went from train to test since the last run here: what many rows share "
+                "is nobody's own, and with the rows around it their group has changed."
             ],
         ),
         (

@@ -52,7 +52,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(read, name):
     ("line", "said"),
     [
         ('{"a": "1",}', "column"),
-        ('{"a": "1"} {"a": "2"}', "text follows"),
+        ('{"a": "1"} and more', "text follows"),
         ('{"a": "1", "a": "2"}', '"a" stands twice'),  # every JSON library keeps the last, silently
         ('{"a": NaN}', "NaN is not a JSON number"),
         ('{"a": 1e999}', "too large"),
@@ -396,3 +396,53 @@ def test_what_is_no_file_is_said_to_be_none(tmp_path, make, what, is_strange):
     with pytest.raises(UserError, match=what):
         list(sources.read(tmp_path / "a.jsonl"))
     assert [sources.why_not(path) for path in sources.find(tmp_path)[1]] == [what] * is_strange
+
+
+@pytest.mark.parametrize("between", ["", " ", "\r", "\n"])
+def test_rows_may_stand_one_behind_the_other(read, between):
+    rows = [{"a": str(number)} for number in range(5)]
+    assert [value for _, value in read("rows.jsonl", between.join(map(json.dumps, rows)))] == rows
+    pairs = "\n".join(f'{{"a": "{number}"}}{between.strip()} {{"b": "1"}}' for number in range(3))
+    assert [line for line, _ in read("rows.jsonl", pairs)] == [1, 1, 2, 2, 3, 3]
+
+
+def test_a_broken_csv_row_of_several_lines_says_that_others_may_be_lost_and_stops_the_run(tmp_path):
+    rows = [f"q{number},a{number}" for number in range(30)]
+    rows[4], rows[20] = 'q4,"a4', 'q20,"a20"'
+    (tmp_path / "a.csv").write_text("\n".join(["prompt,completion", *rows]), encoding="utf-8")
+    found = list(sources.read(tmp_path / "a.csv"))
+    (lost,) = [row for row in found if row.reject]
+    assert (lost.line, lost.cut) == (6, True)
+    assert lost.reject.reason.endswith("the row goes on to line 22, and others may be lost in it")
+    assert len(found) == 4 + 1 + 9
+
+
+def test_a_cell_that_has_swallowed_rows_is_rejected(tmp_path):
+    rows = [f"q{number},a{number}" for number in range(30)]
+    rows[4], rows[20] = 'q4,"a4', 'q20,a20"'
+    (tmp_path / "a.csv").write_text("\n".join(["prompt,completion", *rows]), encoding="utf-8")
+    (lost,) = [row for row in sources.read(tmp_path / "a.csv") if row.reject]
+    assert "one cell holds 15 lines that look like rows" in lost.reject.reason
+
+
+def test_an_answer_of_several_lines_is_no_row_that_swallowed_others(read):
+    cell = "\n".join(
+        ["Dear Ann,", "thank you, and", "all the best.", *["Buy now, please."] * 8, "We ship, today.", "Bye"]
+    )
+    assert read("a.csv", f'prompt,completion\nq,"{cell}"\n') == [(2, {"prompt": "q", "completion": cell})]
+
+
+def test_a_fault_in_a_csv_header_stops_the_run(tmp_path):
+    (tmp_path / "a.csv").write_text('"prompt"s,completion\na,b\nc,d\n', encoding="utf-8")
+    (row,) = sources.read(tmp_path / "a.csv")
+    assert (row.line, row.cut) == (1, True)
+
+
+def test_columns_without_a_name_and_a_cell_are_nothing(read):
+    assert read("a.csv", "a,b,,\n1,2,,\n3,4,x,\n") == [(2, {"a": "1", "b": "2"}), (3, {"a": "3", "b": "4", "": "x"})]
+
+
+def test_parquet_with_two_columns_of_one_name_is_refused(tmp_path):
+    table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["output", "output"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert reasons(tmp_path / "a.parquet") == ["the file has two columns of one name; nothing of it was read"]
