@@ -37,13 +37,25 @@ class Finding:
 
 
 def find(text: str) -> Iterator[Finding]:
-    """Everything that looks like a secret or personal data, from left to right, none inside another."""
+    """Everything that looks like a secret or personal data, from left to right, none inside another.
+
+    Secrets come first: the token of `https://ghp_…@github.com` is no part of an e-mail address.
+    """
     plain = text if text.isascii() else text.translate(_HALF_WIDTH)  # one character for one, so that positions stay
     if not (suspected := _suspected(plain)):
         return
+    secrets = list(_leftmost(plain, [rank for rank in suspected if DETECTORS[rank].code is Code.SECRET]))
+    personal = _leftmost(
+        _without(plain, secrets), [rank for rank in suspected if DETECTORS[rank].code is not Code.SECRET]
+    )
+    yield from sorted([*secrets, *personal], key=lambda finding: finding.start)
+
+
+def _leftmost(plain: str, ranks: list[int]) -> Iterator[Finding]:
+    """What these detectors find: of finds that overlap the one that begins first, of such the longest."""
     found = [
         (match.start(), -match.end(), rank)
-        for rank in suspected
+        for rank in ranks
         for match in DETECTORS[rank].pattern.finditer(plain)
         if DETECTORS[rank].proves(match)
     ]
@@ -51,6 +63,16 @@ def find(text: str) -> Iterator[Finding]:
     for start, end, rank in sorted(found):
         if start >= done:
             yield Finding(DETECTORS[rank], start, done := -end)
+
+
+def _without(plain: str, findings: list[Finding]) -> str:
+    """The text with blanks in place of what was found, as long as before."""
+    if not findings:
+        return plain
+    characters = list(plain)
+    for finding in findings:
+        characters[finding.start : finding.end] = " " * (finding.end - finding.start)
+    return "".join(characters)
 
 
 def may_hold(text: str) -> bool:
@@ -176,7 +198,9 @@ DETECTORS: tuple[Detector, ...] = (
         "private-key",
         "private key",
         r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-        r"(?:[\s\S]*?-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----|[0-9A-Za-z+/=\s]*)",
+        # up to its end but never past the next beginning, so that many beginnings take no longer than one long text
+        r"(?:(?:[^-]++|-(?!----BEGIN ))*?-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+        r"|[0-9A-Za-z+/=\s]*)",
     ),
     _secret("aws-key", "akia|asia|abia|acca", _STARTS + r"A(?:KIA|SIA|BIA|CCA)[0-9A-Z]{16}" + _ENDS),
     _secret(

@@ -1,5 +1,7 @@
 """What looks like a key or a person's data, and above all what does not."""
 
+import time
+
 import pytest
 
 from stages.lib.detectors import DETECTORS, NAMES, find
@@ -128,6 +130,31 @@ def test_of_two_finds_in_one_place_the_larger_counts():
         ("card", "4111 1111 1111 1111"),
         ("phone", "+86 138 0013 8000"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "finds"),
+    [
+        (f"https://{GITHUB}@github.com/x", [("github-token", GITHUB)]),  # as an e-mail address it would be longer
+        (
+            f"+49 30 901820, {GITHUB}@github.com, anna@fjordpost.com",
+            [("phone", "+49 30 901820"), ("github-token", GITHUB), ("email", "anna@fjordpost.com")],
+        ),
+    ],
+)
+def test_a_secret_wins_over_the_personal_data_that_it_is_part_of(text, finds):
+    assert found(text) == finds
+
+
+def test_a_private_key_ends_before_the_next_begins():
+    begin = "-----BEGIN PRIVATE KEY-----"
+    assert found(f"{begin}! {PEM}") == [("private-key", begin), ("private-key", PEM)]
+
+
+def test_many_beginnings_of_private_keys_take_no_longer_than_other_text():
+    began = time.process_time()
+    assert len(found("-----BEGIN PRIVATE KEY-----!" * 8_000)) == 8_000
+    assert time.process_time() - began < 5  # it took half a minute, with each looking for its end up to the text's
 
 
 def test_a_sentence_can_name_whatever_is_found():
