@@ -94,6 +94,7 @@ def test_an_input_that_comes_back_unchanged_is_no_echo(params_for):
         ("I cannot provide price forecasts.", True),
         ("I cannot provide a refund after 30 days.", False),  # the shop's own rule
         ("Sorry, I can't offer you a discount.", False),
+        ("Sorry, but I'm unable to offer a full refund.", False),
         ("抱歉，我不能给您更低的价格。", False),
         ("非常抱歉给您带来不便，我已为您补发。", False),
         ("Unfortunately, I cannot find your order; what is its number?", False),
