@@ -37,13 +37,25 @@ class Finding:
 
 
 def find(text: str) -> Iterator[Finding]:
-    """Everything that looks like a secret or personal data, from left to right, none inside another."""
+    """Everything that looks like a secret or personal data, from left to right, none inside another.
+
+    Secrets come first: the token of `https://ghp_…@github.com` is no part of an e-mail address.
+    """
     plain = text if text.isascii() else text.translate(_HALF_WIDTH)  # one character for one, so that positions stay
     if not (suspected := _suspected(plain)):
         return
+    secrets = list(_leftmost(plain, [rank for rank in suspected if DETECTORS[rank].code is Code.SECRET]))
+    personal = _leftmost(
+        _without(plain, secrets), [rank for rank in suspected if DETECTORS[rank].code is not Code.SECRET]
+    )
+    yield from sorted([*secrets, *personal], key=lambda finding: finding.start)
+
+
+def _leftmost(plain: str, ranks: list[int]) -> Iterator[Finding]:
+    """What these detectors find: of finds that overlap the one that begins first, of such the longest."""
     found = [
         (match.start(), -match.end(), rank)
-        for rank in suspected
+        for rank in ranks
         for match in DETECTORS[rank].pattern.finditer(plain)
         if DETECTORS[rank].proves(match)
     ]
@@ -51,6 +63,16 @@ def find(text: str) -> Iterator[Finding]:
     for start, end, rank in sorted(found):
         if start >= done:
             yield Finding(DETECTORS[rank], start, done := -end)
+
+
+def _without(plain: str, findings: list[Finding]) -> str:
+    """The text with blanks in place of what was found, as long as before."""
+    if not findings:
+        return plain
+    characters = list(plain)
+    for finding in findings:
+        characters[finding.start : finding.end] = " " * (finding.end - finding.start)
+    return "".join(characters)
 
 
 def may_hold(text: str) -> bool:
@@ -77,6 +99,7 @@ _STARTS = r"(?<![0-9A-Za-z_])"
 _ENDS = r"(?![0-9A-Za-z_])"
 _NUMBER_STARTS = r"(?<![0-9A-Za-z_#¥$€£.,+-])"  # not the tail of a code such as ORD-20417, nor of an amount
 _NUMBER_ENDS = r"(?![0-9A-Za-z_-]|[.,]\d)"
+_LETTERS = r"\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u052f\u1e00-\u1fff"  # Latin, Greek, Cyrillic: é, ß, я (RFC 6531)
 
 
 def _always(_: Match) -> bool:
@@ -107,14 +130,21 @@ def _is_somebodys_address(match: Match) -> bool:
 
 _SHOPS_OWN = re.compile(
     r"(?:\b(?:order|invoice|tracking|parcel|ticket|case|reference|ref|sku|isbn|ean|imei|serial)"
-    r"\W{0,3}(?:number|no|nr|id|code)?|(?:订单|单号|编号|运单|快递|发票|流水)(?:号码|号|码)?)[\s.:：#是为]{0,4}$",
+    r"\W{0,3}(?:number|no|nr|id|code)?|(?:订单|单号|编号|运单|快递|发票|流水)(?:号码|号|码)?)"
+    r"(?:\s(?:is|was))?[\s.:：#是为]{0,4}$",
     re.IGNORECASE,
+)
+_CURRENCY = re.compile(
+    r"\s?(?:[万亿]?(?:元|人民币|[美欧日港]元|円|원)|(?:RMB|CNY|USD|EUR|GBP|JPY|dollars?|euros?|yuan)\b)", re.IGNORECASE
 )
 
 
 def _is_not_the_shops(match: Match) -> bool:
-    """The number does not follow a word that says what else it is: an order, an invoice, a parcel."""
-    return not _SHOPS_OWN.search(match.string, max(0, match.start() - 40), match.start())
+    """No word beside the number says what else it is: an order, an invoice, a parcel before it, a currency after it."""
+    return not (
+        _SHOPS_OWN.search(match.string, max(0, match.start() - 40), match.start())
+        or _CURRENCY.match(match.string, match.end())
+    )
 
 
 def _is_phone(match: Match) -> bool:
@@ -176,7 +206,9 @@ DETECTORS: tuple[Detector, ...] = (
         "private-key",
         "private key",
         r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-        r"(?:[\s\S]*?-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----|[0-9A-Za-z+/=\s]*)",
+        # up to its end but never past the next beginning, so that many beginnings take no longer than one long text
+        r"(?:(?:[^-]++|-(?!----BEGIN ))*?-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+        r"|[0-9A-Za-z+/=\s]*)",
     ),
     _secret("aws-key", "akia|asia|abia|acca", _STARTS + r"A(?:KIA|SIA|BIA|CCA)[0-9A-Z]{16}" + _ENDS),
     _secret(
@@ -197,8 +229,8 @@ DETECTORS: tuple[Detector, ...] = (
         "email",
         "[EMAIL]",
         "@",
-        r"(?<![0-9A-Za-z_.+-])[0-9A-Za-z_][0-9A-Za-z_.%+-]{0,63}"
-        r"@(?P<domain>(?:[0-9A-Za-z][0-9A-Za-z-]{0,62}\.){1,8}[A-Za-z]{2,24})(?![0-9A-Za-z_-])",
+        rf"(?<![0-9A-Za-z_.+{_LETTERS}-])[0-9A-Za-z_{_LETTERS}][0-9A-Za-z_.%+{_LETTERS}-]{{0,63}}"
+        rf"@(?P<domain>(?:[0-9A-Za-z{_LETTERS}][0-9A-Za-z{_LETTERS}-]{{0,62}}\.){{1,8}}[A-Za-z]{{2,24}})(?![0-9A-Za-z_-])",
         _is_somebodys_address,
     ),
     _personal(
@@ -221,7 +253,7 @@ DETECTORS: tuple[Detector, ...] = (
         "phone",  # international, with its plus sign
         "[PHONE]",
         "+",
-        r"(?<![0-9A-Za-z_+])\+[1-9](?:[ ()-]{0,2}\d){7,14}" + _NUMBER_ENDS,
+        r"(?<![0-9A-Za-z_+])\+(?!1[ ()-]{0,2}(?:[01]|555))[1-9](?:[ ()-]{0,2}\d){7,14}" + _NUMBER_ENDS,
         _is_phone,
     ),
     _personal(
@@ -232,10 +264,28 @@ DETECTORS: tuple[Detector, ...] = (
         _is_not_the_shops,
     ),
     _personal(
-        "phone",  # North America: area and exchange never begin with 0 or 1
+        "phone",  # a Chinese landline: area codes of three digits go with numbers of eight; an extension may follow
         "[PHONE]",
         "0000",
-        _NUMBER_STARTS + r"(?:1[ -])?(?:\([2-9]\d\d\) ?|[2-9]\d\d-)[2-9]\d\d-\d{4}" + _NUMBER_ENDS,
+        _NUMBER_STARTS
+        + r"(?:(?:\(0(?:10|2\d)\) ?|0(?:10|2\d)-)[2-9]\d{7}|(?:\(0[3-9]\d\d\) ?|0[3-9]\d\d-)[2-9]\d{6,7})(?:-\d{1,5})?"
+        + _NUMBER_ENDS,
+        _is_not_the_shops,
+    ),
+    _personal(
+        "phone",  # North America: area and exchange never begin with 0 or 1, and 555 is the area of invented numbers
+        "[PHONE]",
+        "0000",
+        _NUMBER_STARTS + r"(?:1[ -])?(?:\((?!555)[2-9]\d\d\) ?|(?!555)[2-9]\d\d-)[2-9]\d\d-\d{4}" + _NUMBER_ENDS,
+        _is_not_the_shops,
+    ),
+    _personal(
+        "phone",  # the same with dots or blanks: neither code ends in 00 or 11, and no row of numbers goes on around it
+        "[PHONE]",
+        "0000",
+        _NUMBER_STARTS
+        + r"(?<!\d )(?:1[ .])?(?!555)[2-9](?!00|11)\d\d(?P<by>[ .])[2-9](?!00|11)\d\d(?P=by)\d{4}(?! \d)"
+        + _NUMBER_ENDS,
         _is_not_the_shops,
     ),
     _personal(

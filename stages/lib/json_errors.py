@@ -23,6 +23,17 @@ _HABITS = tuple(
         (r"[^\W\d]", 'a text without quotation marks: write " before and after it'),
     )
 )
+# What stands between values wherever it comes from: no habit of people, but a trace of what was done to the file.
+_TRACES = tuple(
+    (re.compile(pattern), advice)
+    for pattern, advice in (
+        (
+            r"<<<<<<<|\|\|\|\|\|\|\||=======|>>>>>>>",
+            "a conflict mark of git stands here: decide between the two versions and remove the marks",
+        ),
+        ("\ufeff", "a byte order mark stands in the middle of the file: two files were put together; remove it"),
+    )
+)
 _LEADING_ZERO = re.compile(r"0\d")
 _PLAIN = (
     ("Expecting value", "a value is due here: a text in quotation marks, for instance"),
@@ -42,6 +53,11 @@ _PLAIN = (
 def said(error: json.JSONDecodeError) -> str:
     """What is wrong, and how it is written right, for those who do not read JSON's grammar."""
     after = error.doc[error.pos : error.pos + 16].lstrip()
+    if error.msg.startswith("Invalid control character") and (found := error.doc[error.pos]) not in "\t\n\r":
+        return f"the control character U+{ord(found):04X} stands inside a text: remove it"
+    for trace, advice in _TRACES:
+        if trace.match(after):
+            return advice
     if error.msg == "Expecting ',' delimiter" and not after:
         return "a closing bracket is missing"
     if error.msg == "Expecting ',' delimiter" and _LEADING_ZERO.match(error.doc, error.pos - 1):

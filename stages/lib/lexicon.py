@@ -1,7 +1,9 @@
 """Phrases that nobody should learn, out of a file that people edit.
 
 A line is a phrase: its words in a row, whatever their case, width and spaces, and `*` at the end for any ending of the
-last one. `[kind]` on a line of its own says of what kind the phrases below it are; `#` begins a comment.
+last one. `[kind]` on a line of its own says of what kind the phrases below it are; `#` begins a comment. What people
+write by habit around and between phrases (bullets, quotation marks, commas) would be part of a phrase that stands in no
+text: it is an error instead.
 """
 
 import re
@@ -18,6 +20,25 @@ from stages.lib.words import is_unspaced, same
 
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 _KIND = re.compile(r"\[\s*([\w-]+)\s*\]")
+_HABITS = tuple(
+    (re.compile(pattern), advice)
+    for pattern, advice in (
+        (
+            r"[\[【［〔]|.*[\]】］〕]$",
+            "this kind is not understood. Write it as one word in square brackets, as in [self-harm].",
+        ),
+        (r"[-–—•·]\s", "the phrase begins with a bullet. Write the phrase alone."),
+        (
+            "[\"“”„«»「」『』＂]|.*[\"“”„«»「」『』＂]$|(['‘’]).*['‘’]$",
+            "the phrase stands in quotation marks. Write it without them.",
+        ),
+        (".*[,，、]", "a comma stands in the phrase. Write each phrase on a line of its own, without commas."),
+        (
+            r".*([*＊].|\s[*＊]|＊)",
+            "a * counts only at the end of a word, the last one. Write it there, or not at all.",
+        ),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -90,9 +111,22 @@ def _phrases(content: str, path: Path) -> Iterator[Phrase]:
         if found := _KIND.fullmatch(line):
             kind = found[1]
         elif line:
-            text = _straight(same(line.removesuffix("*")))
-            if kind is None:
-                raise UserError(f"{path}:{number}: this phrase is of no kind. Write one above it, as in [violence].")
-            if not any(map(str.isalnum, text)):
-                raise UserError(f"{path}:{number}: the phrase has no letter. Write words, or remove the line.")
-            yield Phrase(kind, text, line.endswith("*"))
+            if problem := _problem(line, kind):
+                raise UserError(f"{path}:{number}: {problem}")
+            yield Phrase(str(kind), _text(line), line.endswith("*"))
+
+
+def _text(line: str) -> str:
+    return _straight(same(line.removesuffix("*")))
+
+
+def _problem(line: str, kind: str | None) -> str | None:
+    """Why a line is no phrase, and what to write instead."""
+    for habit, advice in _HABITS:
+        if habit.match(line):
+            return advice
+    if kind is None:
+        return "this phrase is of no kind. Write one above it, as in [violence]."
+    if not any(map(str.isalnum, _text(line))):
+        return "the phrase has no letter. Write words, or remove the line."
+    return None

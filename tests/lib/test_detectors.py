@@ -1,5 +1,7 @@
 """What looks like a key or a person's data, and above all what does not."""
 
+import time
+
 import pytest
 
 from stages.lib.detectors import DETECTORS, NAMES, find
@@ -45,6 +47,8 @@ def test_secrets_are_found_in_english_and_chinese(sentence, kind, secret):
         ("email", "anna.lee@fjordpost.com"),
         ("email", "a_b+shop@mail.example.co.uk"),
         ("email", "zhang3@qq.com"),
+        ("email", "josé@acme.com"),
+        ("email", "info@müller.de"),
         ("phone", "+1 202 555 0143"),
         ("phone", "+49 (30) 901820"),
         ("phone", "+8613800138000"),
@@ -53,6 +57,13 @@ def test_secrets_are_found_in_english_and_chinese(sentence, kind, secret):
         ("phone", "138-0013-8000"),
         ("phone", "(202) 555-0143"),
         ("phone", "202-555-0143"),
+        ("phone", "415.555.2671"),
+        ("phone", "415 555 2671"),
+        ("phone", "1 415 555 2671"),
+        ("phone", "010-62345678"),
+        ("phone", "0571-87654321"),
+        ("phone", "(0571)87654321"),
+        ("phone", "010-62345678-801"),
         ("card", "4111 1111 1111 1111"),
         ("card", "4111111111111111"),
         ("card", "5555-5555-5555-4444"),
@@ -76,6 +87,7 @@ def test_personal_data_is_found_in_english_and_chinese(sentence, kind, value):
         "Order ORD-20417 is late",
         "订单ORD-20417还没到",
         "order 13800138000 has not arrived",  # as long as a mobile number, but the shop's own
+        "order number is 13812345678",
         "Tracking number: 415-555-2671",
         "订单号：13912345678",
         "运单 4111111111111111",
@@ -87,6 +99,18 @@ def test_personal_data_is_found_in_english_and_chinese(sentence, kind, value):
         "It costs 1,299.00 USD, not 1299.99",
         "¥13800138000",
         "13800138000.50",
+        "13812345678元",
+        "13812345678 yuan",
+        "+1 000 000 000 in sales",
+        "+86 100 000 000 元",
+        "+1 555 555 5555",
+        "555-555-5555",  # nobody's: no area has the code 555
+        "250 300 4000",
+        "250 320 4000 5000",
+        "1 250 320 4000 5000",
+        "100 250 320 4000",
+        "0571-17654321",  # no landline begins with 1
+        "021-6234567",
         "a total of +150,000,000 in sales",
         "+100.25 200.50 300.75",
         "temperatures of +12 and +15 degrees",
@@ -128,6 +152,31 @@ def test_of_two_finds_in_one_place_the_larger_counts():
         ("card", "4111 1111 1111 1111"),
         ("phone", "+86 138 0013 8000"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "finds"),
+    [
+        (f"https://{GITHUB}@github.com/x", [("github-token", GITHUB)]),  # as an e-mail address it would be longer
+        (
+            f"+49 30 901820, {GITHUB}@github.com, anna@fjordpost.com",
+            [("phone", "+49 30 901820"), ("github-token", GITHUB), ("email", "anna@fjordpost.com")],
+        ),
+    ],
+)
+def test_a_secret_wins_over_the_personal_data_that_it_is_part_of(text, finds):
+    assert found(text) == finds
+
+
+def test_a_private_key_ends_before_the_next_begins():
+    begin = "-----BEGIN PRIVATE KEY-----"
+    assert found(f"{begin}! {PEM}") == [("private-key", begin), ("private-key", PEM)]
+
+
+def test_many_beginnings_of_private_keys_take_no_longer_than_other_text():
+    began = time.process_time()
+    assert len(found("-----BEGIN PRIVATE KEY-----!" * 8_000)) == 8_000
+    assert time.process_time() - began < 5  # it took half a minute, with each looking for its end up to the text's
 
 
 def test_a_sentence_can_name_whatever_is_found():

@@ -1,5 +1,7 @@
 """Phrases that nobody should learn."""
 
+from pathlib import Path
+
 import pytest
 
 from stages.lib import lexicon
@@ -68,6 +70,46 @@ def test_a_line_that_is_no_phrase_is_named(found, content, problem):
     with pytest.raises(UserError) as raised:
         found("text", content)
     assert str(raised.value).endswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("[self harm]", "Write it as one word in square brackets, as in [self-harm]."),
+        ("【武器】", "Write it as one word in square brackets, as in [self-harm]."),
+        ("[threat", "Write it as one word in square brackets, as in [self-harm]."),
+        ("threat]", "Write it as one word in square brackets, as in [self-harm]."),
+        ("[threat]:", "Write it as one word in square brackets, as in [self-harm]."),
+        ("* kill", "a * counts only at the end of a word, the last one."),
+        ("k*ll yourself", "a * counts only at the end of a word, the last one."),
+        ("kill yourself *", "a * counts only at the end of a word, the last one."),
+        ("炸弹＊", "a * counts only at the end of a word, the last one."),  # full width
+        ('"kill yourself"', "Write it without them."),
+        ("'kill yourself'", "Write it without them."),
+        ("“去死吧”", "Write it without them."),
+        ("「去死吧」", "Write it without them."),
+        ("bomb, kys", "Write each phrase on a line of its own, without commas."),
+        ("炸弹，去死吧", "Write each phrase on a line of its own, without commas."),
+        ("炸弹、去死吧", "Write each phrase on a line of its own, without commas."),
+        ("- kill yourself  # the commonest", "Write the phrase alone."),
+    ],
+)
+def test_a_line_that_could_never_be_found_is_named(found, line, problem):
+    with pytest.raises(UserError) as raised:
+        found("text", f"[a]\nb\n{line}\n")
+    assert "unsafe.txt:3: " in str(raised.value)
+    assert problem in str(raised.value)
+
+
+def test_signs_inside_a_word_are_part_of_a_phrase(found):
+    assert [text for _, text in found("rock 'n' roll, pro-ana", "[武器]\nrock 'n' roll\npro-ana\n")] == [
+        "rock 'n' roll",
+        "pro-ana",
+    ]
+
+
+def test_the_list_that_retune_brings_along_can_be_read():
+    assert len(lexicon.read(Path("data/unsafe.txt"), "a param").phrases) > 100
 
 
 def test_a_file_that_is_not_there_or_not_utf8_is_named(tmp_path):
