@@ -28,6 +28,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from benchmarks.turns import in_turn, timed
+
 ROOT = Path(__file__).parents[1]
 WORDS = 83  # of a row, on average: 55 asked, 28 answered
 VOCABULARY = 50_000  # drawn by Zipf's law
@@ -105,11 +107,10 @@ def workspace(folder: Path, rows: list[Row]) -> None:
         file.writelines(json.dumps({"instruction": row.question, "output": row.answer}) + "\n" for row in rows)
 
 
-def timed(folder: Path, *command: str) -> float:
-    """Seconds that a command takes."""
-    begin = time.perf_counter()
-    subprocess.run([sys.executable, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begin
+def validated(folder: Path) -> float:
+    """Seconds that validate takes from scratch."""
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    return timed(folder, "-m", "stages.validate")
 
 
 def weighed(folder: Path, *command: str) -> tuple[float, float, float]:
@@ -151,8 +152,7 @@ def through(folder: Path, count: int) -> None:
     lines[count // 2] = json.dumps(row | {"output": row["output"] + " edited"}) + "\n"
     path.write_text("".join(lines), encoding="utf-8")
     warm, after = timed(folder, "-m", "stages.validate"), outputs(folder)
-    shutil.rmtree(folder / ".cache")
-    cold = timed(folder, "-m", "stages.validate")
+    cold = validated(folder)
     assert outputs(folder) == after
     print(f"one row edited: {warm:.1f} s, cold {cold:.1f} s ({cold / warm:.2f} ×), the same bytes")
 
@@ -213,15 +213,11 @@ def main() -> None:
             del rows
             through(folder, arguments.rows)
             return
-        runs: dict[str, Callable[[], float]] = {"validate": lambda: timed(folder, "-m", "stages.validate")}
+        runs: dict[str, Callable[[], float]] = {"validate": lambda: validated(folder)}
         if find_spec("datasketch"):
             path = folder / "data/raw/rows.jsonl"
             runs["datasketch"] = lambda: timed(ROOT, "-m", "benchmarks.data", "--peer", str(path))
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(arguments.rounds):
-            for name, run in runs.items():
-                shutil.rmtree(folder / ".cache", ignore_errors=True)
-                seconds[name].append(run())
+        seconds = in_turn(runs, arguments.rounds)
         for name, times in seconds.items():
             each = ", ".join(f"{one:.1f}" for one in times)
             print(f"{name}: {len(rows) / statistics.median(times):,.0f} rows/s ({each} s)")
