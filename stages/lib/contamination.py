@@ -56,16 +56,15 @@ def asked(wording: Wording) -> Words:
 
 @dataclass(frozen=True)
 class Turns:
-    """The questions of conversations that ask more than one, each by itself, and the row of each."""
+    """System texts, and the questions of conversations that ask more than one, each by itself, and the row of each."""
 
     rows: Numbers
     texts: Words
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> "Turns":
-        """The questions of the records' conversations."""
-        asked = ([turn.plain for turn in record.messages if turn.role == "user"] for record in records)
-        found = [(row, turn) for row, turns in enumerate(asked) if len(turns) > 1 for turn in turns]
+        """What the records say by itself."""
+        found = [(row, text) for row, record in enumerate(records) for text in _by_itself(record)]
         return cls(np.array([row for row, _ in found], dtype=np.int64), hashed_plain(turn for _, turn in found))
 
     def moved(self, rows: int) -> "Turns":
@@ -85,9 +84,14 @@ class Turns:
         return Turns(np.searchsorted(rows, self.rows[chosen]), self.texts.take(chosen))
 
 
+def _by_itself(record: Record) -> list[str]:
+    asked = [turn.plain for turn in record.messages if turn.role == "user"]
+    return [turn.plain for turn in record.messages if turn.role == "system"] + (asked if len(asked) > 1 else [])
+
+
 def find(training: Wording, turns: Turns, questions: Words, threshold: float, are_benchmarks: bool = False) -> Found:
     """The training rows that give away a question, or a long piece of one."""
-    search = _Search.over(training, questions)
+    search = _Search.over(training, turns, questions)
     parts = list(_held_in_part(search))
     leaks = [*_asked_word_for_word(training, turns, questions), *(part for part in parts if part.share >= threshold)]
     if are_benchmarks:
@@ -134,10 +138,10 @@ class _Search:
     is_rare: NDArray[np.bool_]  # whether few rows share it
 
     @classmethod
-    def over(cls, training: Wording, questions: Words) -> "_Search":
+    def over(cls, training: Wording, turns: Turns, questions: Words) -> "_Search":
         places, runs = ngrams(questions, RUN)
         owners = questions.owners()
-        rows, held = _runs_held(training, runs)
+        rows, held = _runs_held(training, turns, runs)
         asking = len(training.questions) + owners[places]
         is_common = stand_in_many(np.concatenate([rows, asking]), np.concatenate([held, runs]), MANY)
         is_own = ~_in_common_ends(training, questions)
@@ -167,13 +171,14 @@ def _in_common_ends(training: Wording, questions: Words) -> NDArray[np.bool_]:
     return is_common
 
 
-def _runs_held(training: Wording, runs: Hashes) -> tuple[Numbers, Hashes]:
-    """The wanted runs that stand in training rows, in questions or answers, with the row of each, rows in order."""
+def _runs_held(training: Wording, turns: Turns, runs: Hashes) -> tuple[Numbers, Hashes]:
+    """The wanted runs that stand in training rows, whoever speaks, with the row of each, rows in order."""
     rows, held = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
-    for texts in (training.questions, training.answers):
+    every_row = np.arange(len(training.questions))
+    for owners, texts in ((every_row, training.questions), (every_row, training.answers), (turns.rows, turns.texts)):
         places, found = ngrams(texts, RUN)
         is_wanted = among(found, runs)
-        rows.append(np.searchsorted(texts.starts, places[is_wanted], side="right") - 1)
+        rows.append(owners[np.searchsorted(texts.starts, places[is_wanted], side="right") - 1])
         held.append(found[is_wanted])
     order = np.argsort(np.concatenate(rows), kind="stable")
     return np.concatenate(rows)[order], np.concatenate(held)[order]

@@ -39,6 +39,10 @@ def reworded(question):
     return "“" + question.upper().replace(" ", ", ").replace("A", "Ａ").replace("灯", "灯， ") + "”！"
 
 
+def instructed(system, question, answer):
+    return Record("a.json", 1, (Message("system", system), Message("user", question), Message("assistant", answer)))
+
+
 # How a row can hold a question; `some` gives other text.
 HIDDEN = {
     "as its question": lambda question, some: record(question, some(20)),
@@ -47,6 +51,8 @@ HIDDEN = {
     "in its input": lambda question, some: record(f"{some(20)}\n\n{question}", some(20), own=question),
     "in its answer": lambda question, some: record(some(30), f"{some(10)} {question} {some(10)}"),
     "in a turn": lambda question, some: conversation(some(9), some(9), question, some(9), some(9), some(9)),
+    "in its system text": lambda question, some: instructed(f"{some(9)} {question} {some(9)}", some(20), some(9)),
+    "as its system text": lambda question, some: instructed(question, some(20), some(9)),
     "in an earlier answer": lambda question, some: conversation(some(9), f"{some(9)} {question}", some(9), some(9)),
 }
 
