@@ -190,6 +190,7 @@ def data(root: Path, validate: Report, split: Report, format_: Report, tokenize:
         "duplicates": data_rows.duplicates(clean),
         "leaks": data_rows.leaks(splits),
         "overlaps": data_rows.overlaps(splits),
+        "common": data_rows.common(splits),
         "looks": data_rows.remarks(clean),
     }
 

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from stages.lib import artifacts, contamination, dedupe, experiments, forms, moves, rejects, runtime, sources
 from stages.lib.errors import UserError, run, warn
+from stages.lib.minhash import Pairs
 from stages.lib.params import load, load_seed
 from stages.lib.records import SCHEMA, from_table
 from stages.lib.rejects import Code, Reject, Rejected
-from stages.lib.words import hashed, words
+from stages.lib.wording import Wording
+from stages.lib.words import Words, hashed, words
 from stages.params.split import SplitParams
 from stages.params.validate import ValidateParams
 
@@ -46,8 +48,8 @@ class Grouping:
     ids: list[str]  # for each record its group: the smallest record id in it
     broken_groups: int  # groups that would have swallowed a category
     is_broken: list[bool]  # for each record, whether it stood in one of them
-    alike: dedupe.Pairs  # rows with like questions: in one group, unless that was broken up
-    bound: dedupe.Pairs  # rows that are never parted
+    alike: Pairs  # rows with like questions: in one group, unless that was broken up
+    bound: Pairs  # rows that are never parted
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Splits:
 
     tables: dict[str, pa.Table]
     rejected: list[Rejected]
-    overlaps: list[dict[str, Any]]  # training rows that are kept, and what they share with a question that is held out
+    overlaps: list[dict[str, Any]]  # training rows that are kept and share a piece with a question that is held out
     placed: pa.Table  # each record's id, place, group and split, before anything was taken out of train
     metrics: dict[str, Any]
 
@@ -69,7 +71,7 @@ class Rows:
     question_ids: list[str]
     categories: list[str]
     places: list[str]
-    wording: dedupe.Wording
+    wording: Wording
     turns: contamination.Turns
 
     @classmethod
@@ -79,7 +81,7 @@ class Rows:
         for batch in table.to_batches(max_chunksize=4096):
             records = from_table(pa.table(batch))
             question_ids += [record.question_id for record in records]
-            wordings.append(dedupe.Wording.of(records))
+            wordings.append(Wording.of(records))
             turns.append(contamination.Turns.of(records).moved(first))
             first += len(records)
         places = [
@@ -91,7 +93,7 @@ class Rows:
             question_ids=question_ids,
             categories=table["category"].to_pylist(),
             places=places,
-            wording=dedupe.Wording.end_to_end(wordings),
+            wording=Wording.end_to_end(wordings),
             turns=contamination.Turns.end_to_end(turns),
         )
 
@@ -115,7 +117,7 @@ def split(
     parts = np.array(assign(grouping.ids, params, seed, fixed))
     across = _like_pairs_across(grouping, parts)
     members = {name: np.flatnonzero(parts == name) for name in NAMES}
-    leaks, overlaps = _leaks(rows, members, benchmarks, params.contamination)
+    leaks, overlaps, common = _leaks(rows, members, benchmarks, params.contamination)
     members["train"] = np.setdiff1d(members["train"], list(leaks))
     if not len(members["train"]):
         raise UserError(
@@ -129,7 +131,7 @@ def split(
     of_files = sum(source in params.test_files for source in table["source"].to_pylist()) if fixed else 0
     metrics = {name: {"rows": len(numbers)} for name, numbers in members.items()} | {
         "fixed": {"rows": of_files, "like_them": in_fixed - of_files},
-        "overlaps": {"rows": len(overlaps)},
+        "overlaps": {"rows": len(overlaps), "common": len(common)},
         "contaminated": {"rows": len(leaks)} | dict(Counter(leak.detail["by"] for leak in leaks.values())),
         "groups": len(sizes),
         "largest_group": max(sizes.values()),
@@ -141,7 +143,7 @@ def split(
     grouped = table.append_column("group", pa.array(grouping.ids, pa.string()))
     tables = {name: grouped.filter(_only(numbers, len(table))) for name, numbers in members.items()}
     placed = pa.table({"id": rows.ids, "place": rows.places, "group": grouping.ids, "split": parts})
-    return Splits(tables, _rejected(table, leaks), overlaps, placed, metrics)
+    return Splits(tables, _rejected(table, leaks), overlaps + common, placed, metrics)
 
 
 def _fixed(table: pa.Table, groups: Sequence[str], files: Sequence[str]) -> set[str]:
@@ -180,8 +182,10 @@ def group(rows: Rows, similarity: float, near_duplicate: float) -> Grouping:
     parts are small or hold only rows that differ in nothing but their numbers. These are parted only where most of a
     category stands in such groups; rows with the same question, and near-duplicates, never.
     """
+    repeats = dedupe.near_repeats(rows.wording, near_duplicate, dedupe.TO_GROUP)
+    bound = _inseparable(rows, repeats, near_duplicate)
     alike, likeness = dedupe.like_questions(rows.wording, similarity)
-    bound = _inseparable(rows, near_duplicate)
+    alike, likeness = np.concatenate([alike, repeats.copies]), np.append(likeness, repeats.copied)
     level = np.full(len(rows.ids), similarity)
     while True:
         holds = likeness >= level[alike[:, 0]]  # both rows of a pair are always cut at the same level
@@ -207,11 +211,10 @@ def group(rows: Rows, similarity: float, near_duplicate: float) -> Grouping:
     )
 
 
-def _inseparable(rows: Rows, near_duplicate: float) -> dedupe.Pairs:
+def _inseparable(rows: Rows, repeats: dedupe.Repeats, near_duplicate: float) -> Pairs:
     """Rows that ask the same, and near-duplicates, which validate has left only where it was told to keep them."""
     first: dict[str, int] = {}
     same = [(first.setdefault(question, row), row) for row, question in enumerate(rows.question_ids)]
-    repeats = dedupe.near_repeats(rows.wording, near_duplicate, dedupe.TO_GROUP)
     return np.concatenate(
         [np.array(same, dtype=np.int64).reshape(-1, 2), repeats.pairs[repeats.answers >= near_duplicate]]
     )
@@ -274,7 +277,7 @@ def _part(drawn: float, params: SplitParams) -> str:
 def _like_pairs_across(grouping: Grouping, parts: NDArray[np.str_]) -> int:
     """How many pairs of like rows were torn apart by breaking up groups; nothing else may do so."""
 
-    def torn(pairs: dedupe.Pairs) -> dedupe.Pairs:
+    def torn(pairs: Pairs) -> Pairs:
         return pairs[parts[pairs[:, 0]] != parts[pairs[:, 1]]]
 
     across = torn(grouping.alike)
@@ -285,29 +288,35 @@ def _like_pairs_across(grouping: Grouping, parts: NDArray[np.str_]) -> int:
 
 def _leaks(
     rows: Rows, members: Mapping[str, NDArray[np.int64]], benchmarks: Mapping[str, str], threshold: float
-) -> tuple[dict[int, Reject], list[dict[str, Any]]]:
-    """The training rows that give away a question of the test split or of a benchmark; and those that share a piece."""
-    training, turns = rows.wording.take(members["train"]), rows.turns.take(members["train"])
-    test = contamination.asked(rows.wording.take(members["test"]))
-    sets = (
-        ("test", [f"{rows.places[row]} (test)" for row in members["test"]], test),
-        ("benchmarks", [f"{BENCHMARKS}/{place}" for place in benchmarks], hashed(benchmarks.values())),
+) -> tuple[dict[int, Reject], list[dict[str, Any]], list[dict[str, Any]]]:
+    """The training rows that give away a question of the test split or of a benchmark, and those that share a piece.
+
+    Also the pieces of such questions that many rows share, with the first of them.
+    """
+    test = members["test"]
+    sets: tuple[tuple[str, list[str], Words, NDArray[np.int64] | None], ...] = (
+        ("test", [f"{rows.places[row]} (test)" for row in test], contamination.asked(rows.wording.take(test)), test),
+        ("benchmarks", [f"{BENCHMARKS}/{place}" for place in benchmarks], hashed(benchmarks.values()), None),
     )
     shares: dict[int, float] = {}
     reasons: dict[int, Reject] = {}
     shared: dict[int, dict[str, Any]] = {}
-    for by, places, questions in sets:
-        found = contamination.find(training, turns, questions, threshold, are_benchmarks=by == "benchmarks")
+    common = list[dict[str, Any]]()
+    for by, places, questions, askers in sets:
+        found = contamination.find(rows.wording, rows.turns, members["train"], questions, askers, threshold)
         for leak, is_leak in [*((one, True) for one in found.leaks), *((one, False) for one in found.overlaps)]:
-            row, place = int(members["train"][leak.row]), places[leak.question]
+            place = places[leak.question]
             detail = {"question": place, "share": round(leak.share, 3), "longest": leak.longest, "by": by}
             if not is_leak:
-                shared.setdefault(row, {"place": rows.places[row]} | detail)
-            elif leak.share > shares.get(row, 0):
-                shares[row] = leak.share
+                shared.setdefault(leak.row, {"place": rows.places[leak.row]} | detail)
+            elif leak.share > shares.get(leak.row, 0):
+                shares[leak.row] = leak.share
                 reason = f"the row gives away {leak.share:.0%} of the question at {place}"
-                reasons[row] = Reject(Code.CONTAMINATED, reason, detail)
-    return reasons, [shared[row] for row in sorted(shared) if row not in reasons]
+                reasons[leak.row] = Reject(Code.CONTAMINATED, reason, detail)
+        for one in found.common:
+            detail = {"question": places[one.question], "longest": one.longest, "by": by, "rows": one.rows}
+            common.append({"place": rows.places[one.row]} | detail)
+    return reasons, [shared[row] for row in sorted(shared) if row not in reasons], common
 
 
 def _by_category(categories: Sequence[str], members: Mapping[str, NDArray[np.int64]]) -> dict[str, dict[str, int]]:

@@ -89,11 +89,11 @@ def validate(
     dropped |= _settled(places, conflicts, latest, params.conflicting_answers)
     is_left = np.ones(len(fit), dtype=bool)
     is_left[list(dropped)] = False
-    repeats, varied = _near_duplicates(places, fit, is_left, params.near_duplicate)
+    repeats, varied, alike = _near_duplicates(places, fit, is_left, params.near_duplicate)
     dropped |= repeats
     is_left[list(repeats)] = False
     kept = fit.filter(pa.array(is_left)).select(SCHEMA.names)
-    remarked = remarks.on_kept(places, fit, is_left, conflicts, varied, params, watch)
+    remarked = remarks.on_kept(places, fit, is_left, conflicts, varied, alike, params, watch)
     ledger.rejected += _rejected(fit.filter(pa.array(~is_left)), [dropped[row] for row in sorted(dropped)])
     read = ledger.read.total()
     if read != len(kept) + len(ledger.rejected):
@@ -108,6 +108,7 @@ def validate(
         "flagged": _sorted(Counter(kind for _, kind in remarks.findings(pc.list_flatten(kept["tags"]).to_pylist()))),
         "conflicts": {"questions": len(conflicts), "rows": sum(map(len, conflicts))},
         "variations": {"rows": len(varied)},
+        "alike": {"groups": len(alike), "rows": sum(map(len, alike))},
         "lengths": corpus.lengths(kept["messages"]),
         "scripts": _sorted(Counter(fit["script"].filter(pa.array(is_left)).to_pylist())),
         "variety": corpus.variety(kept, judging.words_of(fit["answers"], is_left)),
@@ -196,8 +197,11 @@ def _settled(places: Places, conflicts: list[list[int]], latest: Mapping[int, in
 
 def _near_duplicates(
     places: Places, fit: pa.Table, is_left: NDArray[np.bool_], threshold: float
-) -> tuple[dict[int, Reject], dict[int, str]]:
-    """Rows that nearly repeat an earlier one that is kept; and those whose answer makes them worth it, with why."""
+) -> tuple[dict[int, Reject], dict[int, str], list[list[int]]]:
+    """Rows that nearly repeat an earlier one that is kept.
+
+    Also those whose answer makes them worth it, with why; and what may be copies of one row, or a task.
+    """
     numbers = np.flatnonzero(is_left)
     repeats = dedupe.near_repeats(judging.wording(fit, is_left), threshold)
     dropped: dict[int, Reject] = {}
@@ -214,7 +218,12 @@ def _near_duplicates(
         reason = f"question and answer are nearly those of {place} (similarity {similarity:.2f})"
         detail = {"repeats": place, "repeats_id": fit["id"][first].as_py(), "similarity": similarity}
         dropped[row] = Reject(Code.NEAR_DUPLICATE, reason, detail)
-    return dropped, {row: why for row, why in varied.items() if row not in dropped}
+    together = defaultdict(list)
+    for row, head in zip(numbers.tolist(), dedupe.components(len(numbers), repeats.copies), strict=True):
+        if row not in dropped:
+            together[head].append(row)
+    alike = [rows for rows in together.values() if len(rows) > 1]
+    return dropped, {row: why for row, why in varied.items() if row not in dropped}, alike
 
 
 def _rejected(records: pa.Table, reasons: Iterable[Reject]) -> list[Rejected]:

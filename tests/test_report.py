@@ -178,7 +178,8 @@ def write_data_rows(root: Path, question: str = "Find the order number of 48213.
     artifacts.write_jsonl(clean / "remarks.jsonl", remarks)
     artifacts.write_jsonl(splits / "rejected.jsonl", [leak(question)])
     overlap = {"place": "zh/客服.csv:3", "question": "exam.jsonl:9", "share": 0.21, "longest": 14, "by": "benchmarks"}
-    artifacts.write_jsonl(splits / "overlaps.jsonl", [overlap])
+    piece = {"place": "zh/客服.csv:5", "question": "exam.jsonl:11", "longest": 17, "by": "benchmarks", "rows": 1234}
+    artifacts.write_jsonl(splits / "overlaps.jsonl", [overlap, piece])
 
 
 def write_training_reports(reports: Path) -> None:

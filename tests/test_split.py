@@ -21,9 +21,11 @@ from stages.lib import artifacts, dedupe
 from stages.lib.errors import UserError
 from stages.lib.records import SCHEMA, Message, Record, to_table
 from stages.lib.rejects import Code
+from stages.lib.wording import Wording
 from stages.split import NAMES, Rows, assign, group, read_benchmarks, split
 from tests.lib.test_contamination import HIDDEN
-from tests.lib.test_dedupe import text
+from tests.lib.test_dedupe import NAMES as PEOPLE
+from tests.lib.test_dedupe import letter, text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -184,7 +186,7 @@ def test_no_test_row_has_a_near_duplicate_in_train(run):
     splits = run(records, group_similarity=0.4)
     assert splits.metrics["broken_groups"] == 1
     where = parts(splits)
-    repeats = dedupe.near_repeats(dedupe.Wording.of(records), 0.7)
+    repeats = dedupe.near_repeats(Wording.of(records), 0.7)
     pairs = repeats.pairs[repeats.answers >= 0.7].tolist()
     assert len(pairs) == 60
     kept = [pair for pair in pairs if all(records[row].id in where for row in pair)]  # the others are contaminated
@@ -565,5 +567,36 @@ def test_a_long_piece_of_a_benchmark_question_is_told_of(run):
             "by": "benchmarks",
         }
     ]
-    assert splits.metrics["overlaps"] == {"rows": 1}
+    assert splits.metrics["overlaps"] == {"rows": 1, "common": 0}
+    assert splits.metrics["contaminated"] == {"rows": 0}
+
+
+def test_many_letters_that_differ_in_a_name_stand_in_one_split(run):
+    letters = [letter(name) for name in PEOPLE]
+    letters = [replace(one, line=line, category="orders") for line, one in enumerate(letters, 1000)]
+    splits = run([*many(1200), *letters])
+    where = parts(splits)
+    assert len({where[one.id] for one in letters}) == 1
+    assert splits.metrics["largest_group"] == len(PEOPLE)
+    alone = run(letters)
+    assert alone.metrics["broken_groups"] == 1
+    assert all(alone.metrics[name]["rows"] for name in NAMES)
+
+
+def test_the_piece_of_a_benchmark_question_that_many_rows_hold_is_named_with_the_first_of_them(run):
+    rng = random.Random(14)
+    question = text(rng, 60).split()
+    part = " ".join(question[:20])
+    rows = [record(f"{part} {text(rng, 30)}", line=line) for line in range(500, 520)]
+    splits = run([*many(100), *rows], {"exam.jsonl:1": " ".join(question)}, test=0.0, validation=0.0)
+    assert splits.overlaps == [
+        {
+            "place": "a.json:500",
+            "question": "data/benchmarks/exam.jsonl:1",
+            "longest": 20,
+            "by": "benchmarks",
+            "rows": 20,
+        }
+    ]
+    assert splits.metrics["overlaps"] == {"rows": 0, "common": 1}
     assert splits.metrics["contaminated"] == {"rows": 0}

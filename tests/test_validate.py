@@ -20,7 +20,8 @@ from stages.lib.errors import UserError
 from stages.lib.records import from_table
 from stages.lib.rejects import Code
 from stages.validate import check, validate
-from tests.lib.test_dedupe import EN, ZH, text
+from tests.lib.test_dedupe import EN, ZH, letter, text
+from tests.lib.test_dedupe import NAMES as PEOPLE
 from tools import fuzz, fuzz_files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -357,6 +358,21 @@ def test_what_a_person_should_look_at_among_the_kept_rows_is_named_with_its_plac
     assert settled == []
 
 
+def test_many_rows_that_may_be_copies_are_kept_and_named_once(run):
+    rows = [alpaca(one.question, one.answer) for one in map(letter, PEOPLE[:12])]
+    outcome = run({"a.jsonl": [GOOD, *rows]})
+    assert len(outcome.kept) == 13
+    assert outcome.metrics["alike"] == {"groups": 1, "rows": 12}
+    assert [tuple(remark.values()) for remark in outcome.remarks] == [
+        (
+            "a.jsonl",
+            2,
+            "alike",
+            "but for a few words, question and answer are those of a.jsonl:3, a.jsonl:4, a.jsonl:5 and 8 more",
+        )
+    ]
+
+
 def test_what_must_not_be_learned_is_not_kept_with_the_rejects_either(run):
     mail = "anna@fjordpost.com"
     outcome = run({"a.jsonl": [GOOD, alpaca(answer=""), alpaca(f"Write to {mail}", "")]})
@@ -382,6 +398,7 @@ def test_the_report_tells_what_was_found(run):
         "flagged": {"email": 1},
         "conflicts": {"questions": 0, "rows": 0},
         "variations": {"rows": 0},
+        "alike": {"groups": 0, "rows": 0},
         "lengths": {
             "prompt": {"p5": 12, "p25": 12, "p50": 18, "p75": 33, "p95": 33, "p100": 33},
             "answer": {"p5": 5, "p25": 5, "p50": 7, "p75": 16, "p95": 16, "p100": 16},

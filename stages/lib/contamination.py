@@ -5,10 +5,12 @@ of Tülu 3, arXiv:2411.15124; eight words after PaLM, arXiv:2204.02311). As in `
 counts: words inside runs that stand in more than `MANY` rows are the task's instruction, and would condemn every row of
 a task-shaped set. So are words with which more than `MANY` questions begin or end, however few they are: seven of them
 and one that two rows happen to share would make a run. A question with fewer than eight words of its own must be asked
-word for word: of "… Mammal or fish? Whale" each run but one stands in every other row.
+word for word: of "… Mammal or fish? Whale" each run but one stands in every other row. If it has no such instruction,
+but only begins or ends as others do ("What is the …"), it may also stand whole inside other text.
 
 A benchmark's question that more than `MANY` rows repeat would pass for an instruction, so there a row that holds the
-whole of it is a leak, too. A mere part of it that so many rows hold is not seen.
+whole of it is a leak, too. What so many rows hold of a question is else no leak: nothing tells it from an instruction.
+It is told of, once for each question.
 """
 
 from collections import defaultdict
@@ -19,13 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.lib.dedupe import Wording
 from stages.lib.records import Record
-from stages.lib.words import Hashes, Numbers, Words, among, hashed_plain, mix, ngrams, stand_in_many
+from stages.lib.wording import Wording
+from stages.lib.words import Hashes, Numbers, Words, among, distinct, hashed_plain, mix, ngrams, stand_in_many
 
 RUN = 8  # words
 LONG = 13  # words in a row (GPT-3, arXiv:2005.14165): told of, even where they are a small part of the question
-MANY = 10  # rows, training rows and questions together
+FEW = 2  # words of its own: so many must a question have that is found whole in other text
+MANY = 10  # rows, of all splits, and questions of benchmarks
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,22 @@ class Leak:
 
 
 @dataclass(frozen=True)
+class Common:
+    """`LONG` words in a row of a question, or more, that more than `MANY` rows hold."""
+
+    question: int
+    rows: int  # training rows
+    row: int  # the first of them
+    longest: int  # words in a row that this one holds
+
+
+@dataclass(frozen=True)
 class Found:
     """What training rows hold of questions, by row: each with the question that it holds most of."""
 
     leaks: list[Leak]
     overlaps: list[Leak]  # no leaks, but with `LONG` words in a row
+    common: list[Common]
 
 
 def asked(wording: Wording) -> Words:
@@ -78,28 +92,38 @@ class Turns:
         rows = np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)])
         return cls(rows, Words.end_to_end(part.texts for part in parts))
 
-    def take(self, rows: Numbers) -> "Turns":
-        """The turns of some rows, in ascending order; the rows are numbered anew."""
-        chosen = np.flatnonzero(np.isin(self.rows, rows))
-        return Turns(np.searchsorted(rows, self.rows[chosen]), self.texts.take(chosen))
-
 
 def _by_itself(record: Record) -> list[str]:
     asked = [turn.plain for turn in record.messages if turn.role == "user"]
     return [turn.plain for turn in record.messages if turn.role == "system"] + (asked if len(asked) > 1 else [])
 
 
-def find(training: Wording, turns: Turns, questions: Words, threshold: float, are_benchmarks: bool = False) -> Found:
-    """The training rows that give away a question, or a long piece of one."""
-    search = _Search.over(training, turns, questions)
+def find(
+    rows: Wording, turns: Turns, training: Numbers, questions: Words, askers: Numbers | None, threshold: float
+) -> Found:
+    """The training rows that give away a question, or a long piece of one.
+
+    Args:
+        rows: what the rows of all splits say.
+        turns: what of it they say by itself.
+        training: which rows are trained on.
+        askers: for each question the row that asks it; None if they are a benchmark's.
+    """
+    search = _Search.over(rows, turns, training, questions, askers)
+    holders = _Holders(search)
     parts = list(_held_in_part(search))
-    leaks = [*_asked_word_for_word(training, turns, questions), *(part for part in parts if part.share >= threshold)]
-    if are_benchmarks:
-        leaks += _held_whole(search)
+    leaks = [
+        *_asked_word_for_word(rows, turns, search.is_training, questions),
+        *(part for part in parts if part.share >= threshold),
+    ]
+    if askers is None:
+        leaks += _held_whole(search, holders)
     told = {leak.row for leak in leaks}
     long = [part for part in parts if part.longest >= LONG and part.row not in told]
     return Found(
-        _worst_of_each(leaks, lambda leak: (leak.share, leak.longest)), _worst_of_each(long, lambda part: part.longest)
+        leaks=_worst_of_each(leaks, lambda leak: (leak.share, leak.longest)),
+        overlaps=_worst_of_each(long, lambda part: part.longest),
+        common=list(_held_by_many(search, holders)),
     )
 
 
@@ -112,91 +136,143 @@ def _worst_of_each(found: Iterable[Leak], badness: Callable[[Leak], Any]) -> lis
     return [worst[row] for row in sorted(worst)]
 
 
-def _asked_word_for_word(training: Wording, turns: Turns, questions: Words) -> Iterator[Leak]:
+def _asked_word_for_word(
+    rows: Wording, turns: Turns, is_training: NDArray[np.bool_], questions: Words
+) -> Iterator[Leak]:
     names = questions.fingerprints()
     numbers = {name: number for number, name in reversed(list(enumerate(names.tolist())))}
-    every_row = np.arange(len(training.questions))
-    for rows, texts in ((every_row, training.questions), (turns.rows, turns.texts), (every_row, training.inputs)):
+    every_row = np.arange(len(is_training))
+    for owners, texts in ((every_row, rows.questions), (turns.rows, turns.texts), (every_row, rows.inputs)):
         said = texts.fingerprints()
-        is_asked = among(said, names) & (np.diff(texts.starts) > 0)
-        for row, name in zip(rows[is_asked].tolist(), said[is_asked].tolist(), strict=True):
+        is_asked = among(said, names) & (np.diff(texts.starts) > 0) & is_training[owners]
+        for row, name in zip(owners[is_asked].tolist(), said[is_asked].tolist(), strict=True):
             number = numbers[name]
             yield Leak(row, number, 1.0, int(questions.starts[number + 1] - questions.starts[number]))
 
 
 @dataclass(frozen=True)
 class _Search:
-    """Runs of words in questions, and where training rows hold them."""
+    """Runs of words in questions, and where rows hold them."""
 
-    places: Numbers  # of each run of a question: where its first word stands, all questions end to end
+    words: Numbers  # of each question: how many it has
+    own_words: Numbers  # how many of them are its own
+    is_own: NDArray[np.bool_]  # for each word of all questions, end to end: is it in no instruction?
+    places: Numbers  # of each run of a question: where its first word stands
     runs: Hashes
-    questions: Numbers  # the question of each run
-    is_own: NDArray[np.bool_]  # for each word of the questions: do few rows share the run, opening or ending it is in?
-    own_words: Numbers  # for each question
-    rows: Numbers  # of each run held by a training row, in the order of the rows: the row
+    questions: Numbers  # the question of each run, in order
+    is_common: NDArray[np.bool_]  # whether many rows share it
+    rows: Numbers  # of each run held by a row, in the order of the rows: the row
     held: Hashes
-    is_rare: NDArray[np.bool_]  # whether few rows share it
+    is_training: NDArray[np.bool_]  # for each row
 
     @classmethod
-    def over(cls, training: Wording, turns: Turns, questions: Words) -> "_Search":
+    def over(
+        cls, rows: Wording, turns: Turns, training: Numbers, questions: Words, askers: Numbers | None
+    ) -> "_Search":
         places, runs = ngrams(questions, RUN)
         owners = questions.owners()
-        rows, held = _runs_held(training, turns, runs)
-        asking = len(training.questions) + owners[places]
-        is_common = stand_in_many(np.concatenate([rows, asking]), np.concatenate([held, runs]), MANY)
-        is_own = ~_in_common_ends(training, questions)
-        for place in places[is_common[len(rows) :]]:
+        holders, held = _runs_held(rows, turns, runs)
+        asking = (len(rows.questions) + owners if askers is None else askers[owners])[places]
+        is_common = stand_in_many(np.concatenate([holders, asking]), np.concatenate([held, runs]), MANY)[len(held) :]
+        is_own = ~_in_common_ends(rows, questions, are_rows=askers is not None)
+        for place in places[is_common]:
             is_own[place : place + RUN] = False
-        own_words = np.bincount(owners[is_own], minlength=len(questions))
-        return cls(places, runs, owners[places], is_own, own_words, rows, held, ~is_common[: len(rows)])
+        is_training = np.zeros(len(rows.questions), dtype=bool)
+        is_training[training] = True
+        return cls(
+            words=np.diff(questions.starts),
+            own_words=np.bincount(owners[is_own], minlength=len(questions)),
+            is_own=is_own,
+            places=places,
+            runs=runs,
+            questions=owners[places],
+            is_common=is_common,
+            rows=holders,
+            held=held,
+            is_training=is_training,
+        )
+
+    def of(self, question: int) -> slice:
+        """The runs of a question."""
+        return slice(*np.searchsorted(self.questions, [question, question + 1]))
+
+    def held_by(self, row: int) -> Hashes:
+        """The runs that a row holds."""
+        return self.held[slice(*np.searchsorted(self.rows, [row, row + 1]))]
 
 
-def _in_common_ends(training: Wording, questions: Words) -> NDArray[np.bool_]:
-    """For each word of the questions: do more than `MANY` texts, training rows' and questions, begin or end so?
+class _Holders:
+    """Which rows hold each run of the questions."""
+
+    def __init__(self, search: _Search) -> None:
+        order = np.argsort(search.held, kind="stable")
+        self._first, last = (np.searchsorted(search.held[order], search.runs, side=side) for side in ("left", "right"))
+        self._rows = search.rows[order]
+        self.counts = last - self._first
+
+    def rows(self, run: int) -> Numbers:
+        """The rows that hold a run, given by its number, in order."""
+        first = self._first[run]
+        return distinct(self._rows[first : first + self.counts[run]])
+
+
+def _in_common_ends(rows: Wording, questions: Words, are_rows: bool) -> NDArray[np.bool_]:
+    """For each word of the questions: do more than `MANY` texts, rows' and questions, begin or end so?
 
     Up to `RUN` - 1 words: longer ones are runs that many rows share.
     """
     is_common = np.zeros(len(questions.hashes), dtype=bool)
-    is_part = np.diff(training.inputs.starts) < np.diff(training.questions.starts)  # else it would count twice
-    texts = (training.questions, training.inputs.take(np.flatnonzero(is_part)), questions)
-    for firsts, step in (([one.starts[:-1] for one in texts], 1), ([one.starts[1:] - 1 for one in texts], -1)):
-        codes = [np.zeros(len(one), dtype=np.uint64) for one in texts]
-        for depth in range(RUN - 1):
-            for one, first, code in zip(texts, firsts, codes, strict=True):
-                reaches = np.diff(one.starts) > depth
-                code[reaches] = mix(code[reaches] * np.uint64(31) + one.hashes[first[reaches] + step * depth])
-                code[~reaches] = 0
+    is_part = np.diff(rows.inputs.starts) < np.diff(rows.questions.starts)  # else it would count twice
+    texts = [rows.questions, rows.inputs.take(np.flatnonzero(is_part)), *([] if are_rows else [questions])]
+    for firsts, step in ((questions.starts[:-1], 1), (questions.starts[1:] - 1, -1)):
+        others = zip(*(_ends(one, step) for one in texts), strict=True)
+        for depth, (asked, codes) in enumerate(zip(_ends(questions, step), others, strict=True)):
             kinds, times = np.unique(np.concatenate(codes), return_counts=True)
-            is_common[(firsts[-1] + step * depth)[(codes[-1] != 0) & np.isin(codes[-1], kinds[times > MANY])]] = True
+            is_common[(firsts + step * depth)[(asked != 0) & np.isin(asked, kinds[times > MANY])]] = True
     return is_common
 
 
-def _runs_held(training: Wording, turns: Turns, runs: Hashes) -> tuple[Numbers, Hashes]:
-    """The wanted runs that stand in training rows, whoever speaks, with the row of each, rows in order."""
-    rows, held = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
-    every_row = np.arange(len(training.questions))
-    for owners, texts in ((every_row, training.questions), (every_row, training.answers), (turns.rows, turns.texts)):
+def _ends(texts: Words, step: int) -> Iterator[Hashes]:
+    """The first word of each text as a hash, then its first two, and so on; with step -1 its last ones; 0: no more."""
+    firsts = texts.starts[:-1] if step == 1 else texts.starts[1:] - 1
+    codes = np.zeros(len(texts), dtype=np.uint64)
+    for depth in range(RUN - 1):
+        reaches = np.diff(texts.starts) > depth
+        codes = np.where(reaches, codes, 0)
+        codes[reaches] = mix(codes[reaches] * np.uint64(31) + texts.hashes[firsts[reaches] + step * depth])
+        yield codes
+
+
+def _runs_held(rows: Wording, turns: Turns, runs: Hashes) -> tuple[Numbers, Hashes]:
+    """The wanted runs that stand in rows, whoever speaks, with the row of each, rows in order."""
+    holders, held = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+    every_row = np.arange(len(rows.questions))
+    for owners, texts in ((every_row, rows.questions), (every_row, rows.answers), (turns.rows, turns.texts)):
         places, found = ngrams(texts, RUN)
         is_wanted = among(found, runs)
-        rows.append(owners[np.searchsorted(texts.starts, places[is_wanted], side="right") - 1])
+        holders.append(owners[np.searchsorted(texts.starts, places[is_wanted], side="right") - 1])
         held.append(found[is_wanted])
-    order = np.argsort(np.concatenate(rows), kind="stable")
-    return np.concatenate(rows)[order], np.concatenate(held)[order]
+    order = np.argsort(np.concatenate(holders), kind="stable")
+    return np.concatenate(holders)[order], np.concatenate(held)[order]
 
 
 def _held_in_part(search: _Search) -> Iterator[Leak]:
-    """What each row holds of each question, in runs that few rows share."""
+    """What each training row holds of each question, in runs that few rows share."""
     places = defaultdict(list)
-    for number, run in enumerate(search.runs.tolist()):
-        places[run].append(number)
+    for number in np.flatnonzero(~search.is_common).tolist():
+        places[int(search.runs[number])].append(number)
+    has_common = np.bincount(search.questions[search.is_common], minlength=len(search.words)) > 0
+    is_taught = search.is_training[search.rows]
     found: dict[tuple[int, int], set[int]] = defaultdict(set)
-    for row, run in zip(search.rows[search.is_rare].tolist(), search.held[search.is_rare].tolist(), strict=True):
-        for number in places[run]:
+    for row, run in zip(search.rows[is_taught].tolist(), search.held[is_taught].tolist(), strict=True):
+        for number in places.get(run, ()):
             first = int(search.places[number])
             found[row, int(search.questions[number])].update(range(first, first + RUN))
     for (row, question), held in found.items():
         own = int(search.own_words[question])
         share = int(search.is_own[list(held)].sum()) / own if own >= RUN else 0.0
+        if len(held) == search.words[question] and own >= FEW and not has_common[question]:
+            share = 1.0
         yield Leak(row, question, share, _longest(held))
 
 
@@ -210,20 +286,35 @@ def _longest(places: Iterable[int]) -> int:
     return longest
 
 
-def _held_whole(search: _Search) -> Iterator[Leak]:
+def _held_whole(search: _Search, holders: _Holders) -> Iterator[Leak]:
     """Rows that hold every run of a question without a word of its own, if that is repeated as one piece.
 
     Of an instruction with an input that many rows begin with, the input's runs stand in far fewer rows than the others.
     """
-    order = np.argsort(search.held, kind="stable")
-    first, last = (np.searchsorted(search.held[order], search.runs, side=side) for side in ("left", "right"))
-    held_by = last - first
     for question in np.unique(search.questions[search.own_words[search.questions] == 0]).tolist():
-        its = np.nonzero(search.questions == question)[0]
-        rarest = its[np.argmin(held_by[its])]
-        if held_by[its].max() > 2 * held_by[rarest]:
+        its = search.of(question)
+        counts = holders.counts[its]
+        if counts.max() > 2 * counts.min():
             continue
-        for row in np.unique(search.rows[order[first[rarest] : last[rarest]]]).tolist():
-            begin, end = np.searchsorted(search.rows, [row, row + 1])
-            if np.isin(search.runs[its], search.held[begin:end]).all():
-                yield Leak(row, question, 1.0, len(its) + RUN - 1)
+        for row in holders.rows(its.start + int(counts.argmin())).tolist():
+            if search.is_training[row] and np.isin(search.runs[its], search.held_by(row)).all():
+                yield Leak(row, question, 1.0, len(counts) + RUN - 1)
+
+
+def _held_by_many(search: _Search, holders: _Holders) -> Iterator[Common]:
+    """The longest piece of each question that many rows hold, if it is long."""
+    for question in np.unique(search.questions[search.is_common]).tolist():
+        its = search.of(question)
+        common = np.flatnonzero(search.is_common[its])
+        stretches = np.split(common, np.flatnonzero(np.diff(common) > 1) + 1)
+        longest = max(stretches, key=len)
+        if len(longest) + RUN - 1 < LONG:
+            continue
+        rarest = its.start + int(longest[holders.counts[its][longest].argmin()])
+        rows = holders.rows(rarest)
+        rows = rows[search.is_training[rows]]
+        for row in rows[:MANY].tolist():
+            words = _longest(np.flatnonzero(np.isin(search.runs[its], search.held_by(row))).tolist()) + RUN - 1
+            if words >= LONG:
+                yield Common(question, len(rows), row, words)
+                break

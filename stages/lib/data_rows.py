@@ -68,6 +68,7 @@ class Leak:
     question: str  # where that stands
     share: float  # of the question's own words
     longest: int  # words in a row
+    rows: int = 1  # that hold it; `place` is the first of them
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,19 @@ def overlaps(splits: Path) -> Leaks | None:
     path = splits / "overlaps.jsonl"
     if not path.exists():
         return None
-    return _worst((Leak(row["place"], [], *_of_question(row)) for row in _rows(path, "split")), by=("longest", "share"))
+    alone = (row for row in _rows(path, "split") if "rows" not in row)
+    return _worst((Leak(row["place"], [], *_of_question(row)) for row in alone), by=("longest", "share"))
+
+
+def common(splits: Path) -> Leaks | None:
+    """The held-out questions of which many training rows share a long piece, by how long that is."""
+    path = splits / "overlaps.jsonl"
+    if not path.exists():
+        return None
+    shared = (row for row in _rows(path, "split", ['"rows": ']) if "rows" in row)
+    return _worst(
+        (Leak(row["place"], [], row["question"], 0.0, row["longest"], row["rows"]) for row in shared), by=("longest",)
+    )
 
 
 def _of_question(row: Row) -> tuple[str, float, int]:

@@ -10,79 +10,41 @@ Three things make it fit for task-shaped data, where one instruction stands over
   common pieces: without "how many … does" two questions of GSM8K would seem less alike than they are.
 * Numbers are compared exactly, words by their likeness: two rows that differ in one order number are different rows,
   however alike. For grouping, numbers are masked instead: such rows belong together.
-* A near-duplicate needs a like question (and a like `input`, where both rows have one) and a like answer.
+* A near-duplicate needs a like question (and a like `input`, where both rows have one) and a like answer. Two questions
+  that differ in one place, and there have hardly a word in common, are an instruction with two inputs.
+
+Where more than ten rows are alike, question and answer, but for single words, as letters to many names, nothing in them
+tells copies from a task. They are not deleted, but told of, and kept together.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from stages.lib.records import Record
-from stages.lib.words import (
-    Hashes,
-    Numbers,
-    Words,
-    crowded,
-    distinct,
-    hashed_or_none,
-    hashed_plain,
-    mix,
-    ngrams,
-    stand_in_many,
-)
-
-Pairs = NDArray[np.int64]  # [n, 2]: row numbers, the earlier first
-Shares = NDArray[np.float64]
+from stages.lib.minhash import Pairs, Shares, candidates, jaccard
+from stages.lib.wording import Wording
+from stages.lib.words import Hashes, Numbers, Words, crowded, ngrams, stand_in_many
 
 PIECE = 3  # words
 # Deleting is careful: a passage of 6 pieces (8 words) that 11 rows share counts for nothing. Among the questions of
 # GSM8K this keeps .987 of the planted pairs that plain Jaccard finds at .7; from 4 rows on .957, and with single pieces
-# for passages .963. Ten or fewer rows with one long instruction, short inputs and one answer do still look alike.
+# for passages .963.
 MANY_TO_DELETE = 10
 # Grouping is careful the other way: too large a group costs little, a missed twin leaks into the test split.
 MANY_TO_GROUP = 50
 PASSAGE = 6  # pieces
 SHORT = 20  # words
-# Bands × rows: the chance that two rows of true similarity s become candidates is 1 - (1 - s^rows)^bands.
+# An input: so many words where two questions differ, and so much in common there; fewer at an end (but for three words,
+# such as "Answer:"). Rows often have a short answer in common; where they have a long one, it takes twice as many.
+# Of planted pairs with single words exchanged and long answers .002 look so, too, and stay.
+INPUT, INPUT_AT_END, AT_END, INPUT_SHARE = 5, 2, 3, 1 / 3
+COPIES = 0.75  # similarity at which rows of one template may be copies; inputs of 10 words to a task of 60 have .7
+# Bands × rows.
 TO_DELETE = (25, 5)  # .990 at .7
 TO_GROUP = (42, 3)  # .996 at .5
-_REACH = 20  # rows of one bucket are paired with the first of it and the 20 before; all pairs would be quadratic
 _TEXTS = 2048  # cut into pieces at once
-_CELLS = 1 << 16  # hashes under way at once in `_signatures`: few enough to stay in a processor's cache
-_PAIRS = 14  # bits: so many pairs are verified at once, the other bits of a key are the piece's
-
-
-@dataclass(frozen=True)
-class Wording:
-    """What rows ask and answer, as hashed words."""
-
-    questions: Words
-    inputs: Words  # of rows with an `input`; the others have no word here
-    answers: Words
-
-    @classmethod
-    def of(cls, records: Iterable[Record]) -> "Wording":
-        """The wording of records."""
-        records = list(records)
-        return cls(
-            questions=hashed_plain(record.plain_question for record in records),
-            inputs=hashed_or_none(record.input for record in records),
-            answers=hashed_plain(record.messages[-1].plain for record in records),
-        )
-
-    def take(self, rows: Numbers) -> "Wording":
-        """The wording of some rows."""
-        return Wording(self.questions.take(rows), self.inputs.take(rows), self.answers.take(rows))
-
-    @classmethod
-    def end_to_end(cls, parts: Sequence["Wording"]) -> "Wording":
-        """The wording of the rows of all, in order."""
-        names = ("questions", "inputs", "answers")
-        return cls(*(Words.end_to_end(getattr(part, name) for part in parts) for name in names))
 
 
 @dataclass(frozen=True)
@@ -159,104 +121,15 @@ def _starts(lengths: Numbers) -> Numbers:
     return np.concatenate([[0], np.cumsum(lengths)])
 
 
-def candidates(pieces: Words, bands: int, rows: int) -> Pairs:
-    """Pairs of texts that are likely to be alike: in some band, all `rows` of their MinHash values are the same."""
-    if len(pieces) < 2:
-        return np.empty((0, 2), dtype=np.int64)
-    signatures = _signatures(pieces, bands * rows)
-    codes = [np.empty(0, dtype=np.int64)]
-    for band in range(bands):
-        for earlier, later in _within_buckets(signatures[band * rows : (band + 1) * rows]):
-            codes.append(earlier * len(pieces) + later)
-    return np.stack(np.divmod(distinct(np.concatenate(codes)), len(pieces)), axis=1)
-
-
-def _signatures(pieces: Words, count: int) -> NDArray[np.uint32]:
-    """MinHash: [count, texts], for each hash function the smallest value among a text's pieces (multiply-shift).
-
-    Texts of about one length are laid side by side, the shorter ones filled up with their last piece.
-    """
-    hashes = (pieces.hashes >> np.uint64(32)).astype(np.uint32)
-    lengths = np.diff(pieces.starts)
-    factors, shifts = (
-        np.array([xxhash.xxh3_64_intdigest(f"{name} {n}".encode()) & 0xFFFFFFFF for n in range(count)], np.uint32)
-        for name in ("factor", "shift")
-    )
-    signatures = np.empty((count, len(pieces)), dtype=np.uint32)
-    order = np.argsort(-lengths, kind="stable")
-    begin = 0
-    with tqdm(total=len(order), desc="compare", unit=" rows", disable=None, leave=False) as bar:
-        while begin < len(order):
-            longest = int(lengths[order[begin]])
-            texts = order[begin : begin + max(1, _CELLS // longest)]
-            places = np.minimum(np.arange(longest)[:, None], lengths[texts] - 1) + pieces.starts[texts]
-            block = hashes[places]
-            values = np.empty_like(block)
-            for number in range(count):
-                np.multiply(block, factors[number] | np.uint32(1), out=values)
-                values += shifts[number]
-                signatures[number, texts] = values.min(axis=0)
-            begin += len(texts)
-            bar.update(len(texts))
-    return signatures
-
-
-def _within_buckets(band: NDArray[np.uint32]) -> Iterator[tuple[Numbers, Numbers]]:
-    """Texts that agree in every row of a band, as earlier and later ones."""
-    bucket = np.zeros(band.shape[1], dtype=np.uint64)
-    for row in band:
-        bucket = mix(bucket * np.uint64(31) + row)
-    # Sorted by bucket, and within one by text. Half of the bucket's bits are enough: every pair is verified.
-    keys = np.sort((bucket >> np.uint64(32) << np.uint64(32)) | np.arange(len(bucket), dtype=np.uint64))
-    bucket, texts = keys >> np.uint64(32), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    is_same = bucket[1:] == bucket[:-1]
-    is_shared = np.append(is_same, False) | np.append(False, is_same)
-    bucket, texts = bucket[is_shared], texts[is_shared]
-    if not len(texts):
-        return
-    opens = np.append(True, bucket[1:] != bucket[:-1])
-    first = np.maximum.accumulate(np.where(opens, np.arange(len(texts)), 0))
-    yield texts[first[~opens]], texts[~opens]
-    for reach in range(1, _REACH + 1):
-        both = np.flatnonzero(bucket[reach:] == bucket[:-reach])
-        yield texts[both], texts[both + reach]
-
-
-def jaccard(pieces: Words, pairs: Pairs) -> Shares:
-    """For each pair: the pieces that both texts hold, as a share of those that either holds."""
-    at_once = 1 << _PAIRS
-    shares = [
-        _jaccard(pieces, chunk)
-        for start in range(0, len(pairs), at_once)
-        if len(chunk := pairs[start : start + at_once])
-    ]
-    return np.concatenate([np.empty(0), *shares])
-
-
-def _jaccard(pieces: Words, pairs: Pairs) -> Shares:
-    earlier, later = (_distinct(pieces, texts) for texts in pairs.T)
-    both = np.sort(np.concatenate([earlier, later]))
-    shared = both[1:][both[1:] == both[:-1]]
-    counts = [
-        np.bincount((keys >> np.uint64(64 - _PAIRS)).astype(np.int64), minlength=len(pairs)) for keys in (both, shared)
-    ]
-    return counts[1] / (counts[0] - counts[1])
-
-
-def _distinct(pieces: Words, texts: Numbers) -> Hashes:
-    """The pieces of the texts, each once: the place in `texts` in the upper bits, sorted."""
-    taken = pieces.take(texts)
-    owners = taken.owners().astype(np.uint64)
-    return distinct((owners << np.uint64(64 - _PAIRS)) | (taken.hashes >> np.uint64(_PAIRS)))
-
-
 @dataclass(frozen=True)
 class Repeats:
-    """Pairs of rows that ask nearly the same, and how alike their answers are."""
+    """Pairs of rows that ask nearly the same, and how alike their answers are; and pairs that may be copies."""
 
     pairs: Pairs
     questions: Shares
     answers: Shares
+    copies: Pairs  # rows that are alike as a whole, question and answer, but not in what is their own
+    copied: Shares  # how alike they are
 
     def in_order(self) -> Iterator[tuple[int, int, float, float]]:
         """The pairs by their later row; of one row's, the most alike first."""
@@ -269,10 +142,13 @@ class Repeats:
 def near_repeats(wording: Wording, threshold: float, bands_and_rows: tuple[int, int] = TO_DELETE) -> Repeats:
     """Find the pairs whose questions are alike at `threshold`; they are near-duplicates where the answers are, too."""
     questions = prepare(wording.questions, MANY_TO_DELETE)
+    copies, copied = _copies(wording, questions, max(threshold, COPIES))
     pairs = candidates(questions.own, *bands_and_rows)
     pairs = pairs[_have_same_numbers(wording.questions, pairs)]
     likeness = _likeness(questions, pairs)
     pairs, likeness = pairs[likeness >= threshold], likeness[likeness >= threshold]
+    is_one = ~_have_other_inputs(wording, pairs)
+    pairs, likeness = pairs[is_one], likeness[is_one]
     has_input = np.diff(wording.inputs.starts) > 0
     both = has_input[pairs].all(axis=1)
     if both.any():
@@ -280,9 +156,24 @@ def near_repeats(wording: Wording, threshold: float, bands_and_rows: tuple[int, 
         likeness[both] = np.minimum(likeness[both], _likeness(inputs, pairs[both]))
         pairs, likeness = pairs[likeness >= threshold], likeness[likeness >= threshold]
     if not len(pairs):
-        return Repeats(pairs, likeness, np.empty(0))
+        return Repeats(pairs, likeness, np.empty(0), copies, copied)
     answers = _likeness(prepare(wording.answers, MANY_TO_DELETE), pairs)
-    return Repeats(pairs, likeness, answers * _have_same_numbers(wording.answers, pairs))
+    return Repeats(pairs, likeness, answers * _have_same_numbers(wording.answers, pairs), copies, copied)
+
+
+def _copies(wording: Wording, questions: Texts, threshold: float) -> tuple[Pairs, Shares]:
+    """Pairs of rows with long answers that are alike as a whole, but hardly in what is their own; and how alike."""
+    own = np.diff(questions.own.starts) / np.diff(questions.whole.starts)
+    rows = np.flatnonzero((own <= 1 - threshold) & (np.diff(wording.answers.starts) >= SHORT))
+    if len(rows) <= MANY_TO_DELETE:
+        return np.empty((0, 2), dtype=np.int64), np.empty(0)
+    asked, answered = questions.whole.take(rows), prepare(wording.answers.take(rows), len(rows)).whole
+    pairs = candidates(asked.followed_by(answered), *TO_DELETE)
+    likeness = np.minimum(jaccard(asked, pairs), jaccard(answered, pairs))
+    pairs, likeness = rows[pairs[likeness >= threshold]], likeness[likeness >= threshold]
+    are_copies = _have_same_numbers(wording.questions, pairs) & _have_same_numbers(wording.answers, pairs)
+    are_copies &= ~_have_other_inputs(wording, pairs)
+    return pairs[are_copies], likeness[are_copies]
 
 
 def like_questions(wording: Wording, threshold: float) -> tuple[Pairs, Shares]:
@@ -313,6 +204,33 @@ def _have_same_numbers(words: Words, pairs: Pairs) -> NDArray[np.bool_]:
     starts = np.concatenate([[0], np.cumsum(holds)])[words.starts]
     numbers = Words(starts, words.hashes[holds]).fingerprints()
     return numbers[pairs[:, 0]] == numbers[pairs[:, 1]]
+
+
+def _have_other_inputs(wording: Wording, pairs: Pairs) -> NDArray[np.bool_]:
+    """Whether two questions are the same up to some place and from another on, and between hardly share a word."""
+    words = wording.questions
+    lengths = np.diff(words.starts)[pairs]
+    fronts = _common(words.hashes, words.starts[pairs], lengths.min(axis=1), 1)
+    backs = _common(words.hashes, words.starts[pairs + 1] - 1, lengths.min(axis=1) - fronts, -1)
+    rests = lengths - (fronts + backs)[:, None]
+    needed = np.where(np.minimum(fronts, backs) <= AT_END, INPUT_AT_END, INPUT)
+    needed[np.diff(wording.answers.starts)[pairs].min(axis=1) >= SHORT] *= 2
+    may_be = (rests.min(axis=1) > 0) & (rests.max(axis=1) >= needed)
+    chosen, first = rests[may_be].ravel(), (words.starts[pairs] + fronts[:, None])[may_be].ravel()
+    starts = _starts(chosen)
+    places = np.arange(starts[-1]) + np.repeat(first - starts[:-1], chosen)
+    couples = np.arange(len(chosen)).reshape(-1, 2)
+    may_be[may_be] = jaccard(Words(starts, words.hashes[places]), couples) <= INPUT_SHARE
+    return may_be
+
+
+def _common(hashes: Hashes, firsts: Numbers, most: Numbers, step: int) -> Numbers:
+    """For pairs of places: how many words, at most so many, are the same in both from there on, or back (step -1)."""
+    starts = _starts(most)
+    along = step * (np.arange(starts[-1]) - np.repeat(starts[:-1], most))
+    one, other = (hashes[np.repeat(first, most) + along] for first in firsts.T)
+    differ = np.flatnonzero(np.append(one != other, True))
+    return np.minimum(differ[np.searchsorted(differ, starts[:-1])] - starts[:-1], most)
 
 
 def components(count: int, pairs: Pairs) -> list[int]:

@@ -26,13 +26,13 @@ import xxhash
 from numpy.typing import NDArray
 
 from stages.lib import forms, quality, scripts
-from stages.lib.dedupe import Wording
 from stages.lib.errors import UserError
 from stages.lib.raw import RawRow
 from stages.lib.records import Record, to_table
 from stages.lib.rejects import Reject, Rejected
 from stages.lib.sources import Block
 from stages.lib.unsafe import Watch
+from stages.lib.wording import Wording
 from stages.lib.words import Words
 from stages.params.validate import ValidateParams
 

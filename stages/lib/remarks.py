@@ -24,6 +24,7 @@ def on_kept(
     is_kept: NDArray[np.bool_],
     conflicts: list[list[int]],
     varied: Mapping[int, str],
+    alike: list[list[int]],
     params: ValidateParams,
     watch: Watch,
 ) -> list[dict[str, Any]]:
@@ -36,6 +37,9 @@ def on_kept(
             said.append((row, "conflict", f"{places.few(stay, but=row)} {verb} the same question differently"))
     contested = {row for row, *_ in said}
     said += [(row, "variation", why) for row, why in varied.items() if row not in contested]
+    for together in alike:
+        others = places.few(together, but=together[0])
+        said.append((together[0], "alike", f"but for a few words, question and answer are those of {others}"))
     is_marked = is_kept & _have_findings(fit["tags"])
     for row, record in zip(np.flatnonzero(is_marked).tolist(), _records(fit, is_marked), strict=True):
         said += [(row, code, why) for code, why in _marked(record, params, watch)]

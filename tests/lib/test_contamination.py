@@ -2,12 +2,13 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from stages.lib import contamination
 from stages.lib.contamination import Turns, asked
-from stages.lib.dedupe import Wording
 from stages.lib.records import Message, Record
+from stages.lib.wording import Wording
 from stages.lib.words import hashed
 from tests.lib.test_dedupe import text
 
@@ -20,8 +21,12 @@ def leaks(training, questions, threshold, **kind):
     return find(training, questions, threshold, **kind).leaks
 
 
-def find(training, questions, threshold, **kind):
-    return contamination.find(Wording.of(training), Turns.of(training), hashed(questions), threshold, **kind)
+def find(training, questions, threshold, are_benchmarks=False, validation=()):
+    """Benchmarks come from elsewhere; else each question is a row's of the test split."""
+    rows = [*training, *validation, *([] if are_benchmarks else map(record, questions))]
+    askers = None if are_benchmarks else np.arange(len(rows) - len(questions), len(rows))
+    every = Wording.of(rows), Turns.of(rows), np.arange(len(training))
+    return contamination.find(*every, hashed(questions), askers, threshold)
 
 
 def caught(training, questions, threshold=0.5, **kind):
@@ -187,3 +192,38 @@ def test_thirteen_words_in_a_row_are_told_of_though_they_are_no_leak():
     found = find(training, [other, " ".join(question)], 0.5)
     assert [(one.row, one.question, one.longest) for one in found.overlaps] == [(1, 1, 13), (2, 1, 30)]
     assert [(one.row, one.question, one.longest) for one in found.leaks] == [(3, 1, 60)]
+
+
+HEADS = ["What is the capital of", "How many people live in", "Who wrote the book", "What is the name of the"]
+
+
+@pytest.mark.parametrize("are_benchmarks", [True, False])
+def test_a_short_question_that_begins_as_others_do_is_found_within_other_text(are_benchmarks):
+    rng = random.Random(11)
+    questions = list(dict.fromkeys(f"{rng.choice(HEADS)} {text(rng, 4)}" for _ in range(60)))
+    training = [record(f"{text(rng, 20)} {question} {text(rng, 20)}") for question in questions]
+    clean = [record(f"{rng.choice(HEADS)} {text(rng, 4)} {text(rng, 20)}") for _ in range(200)]
+    found = caught([*training, *clean], questions, are_benchmarks=are_benchmarks)
+    assert found == [(number, number) for number in range(len(questions))]
+
+
+@pytest.mark.parametrize("rows", [11, 13])
+def test_an_instruction_is_one_wherever_its_rows_stand(rows):
+    """Of eleven rows eight are for training, one for validation and two for test: together they are many."""
+    rng = random.Random(12)
+    instruction = text(rng, 60)
+    said = [record(f"{instruction} {text(rng, 10)}") for _ in range(rows)]
+    assert caught(said[:-3], [one.question for one in said[-2:]], validation=said[-3:-2]) == []
+
+
+@pytest.mark.parametrize("are_benchmarks", [True, False])
+def test_what_many_rows_hold_of_a_question_is_told_of(are_benchmarks):
+    rng = random.Random(13)
+    question = text(rng, 40).split()
+    part = " ".join(question[5:25])
+    training = [record(text(rng, 30)), *(record(f"{text(rng, 9)} {part} {text(rng, 9)}") for _ in range(30))]
+    found = find(training, [text(rng, 20), " ".join(question)], 0.5, are_benchmarks=are_benchmarks)
+    assert (found.leaks, found.overlaps) == ([], [])
+    assert found.common == [contamination.Common(question=1, rows=30, row=1, longest=20)]
+    short = [record(f"{text(rng, 9)} {' '.join(question[5:16])} {text(rng, 9)}") for _ in range(30)]
+    assert find(short, [" ".join(question)], 0.5, are_benchmarks=are_benchmarks).common == []

@@ -142,8 +142,21 @@ def test_overlaps_that_stay_are_ordered_by_their_longest_run(tmp_path):
     rows = [
         {"place": f"a:{n}", "question": "b:1", "share": 0.5 - n / 100, "longest": n, "by": "test"} for n in (13, 30)
     ]
+    rows.append({"place": "a:9", "question": "b:2", "longest": 40, "by": "test", "rows": 12})
     found = data_rows.overlaps(write_rows(tmp_path / "overlaps.jsonl", rows))
     assert [(one.place, one.longest, one.text) for one in found.shown] == [("a:30", 30, []), ("a:13", 13, [])]
+
+
+def test_what_many_rows_share_with_a_question_is_told_apart_from_overlaps(tmp_path):
+    rows = [
+        {"place": f"a:{n}", "question": f"b:{n}", "longest": n, "by": "benchmarks", "rows": 100 - n} for n in (13, 30)
+    ]
+    rows.append({"place": "a:1", "question": "b:1", "share": 0.4, "longest": 50, "by": "test"})
+    found = data_rows.common(write_rows(tmp_path / "overlaps.jsonl", rows))
+    assert [(one.question, one.place, one.rows, one.longest) for one in found.shown] == [
+        ("b:30", "a:30", 70, 30),
+        ("b:13", "a:13", 87, 13),
+    ]
 
 
 def test_remarks_are_counted_by_kind_and_the_first_of_each_are_shown(tmp_path):
@@ -161,7 +174,9 @@ def test_a_reason_that_names_thousands_of_places_is_cut(tmp_path):
     assert len(kind.shown[0][1]) <= LONGEST + 2
 
 
-@pytest.mark.parametrize("read", [data_rows.duplicates, data_rows.leaks, data_rows.overlaps, data_rows.remarks])
+@pytest.mark.parametrize(
+    "read", [data_rows.duplicates, data_rows.leaks, data_rows.overlaps, data_rows.common, data_rows.remarks]
+)
 def test_a_file_that_is_missing_gives_nothing(read, tmp_path):
     assert read(tmp_path) is None
 

@@ -13,14 +13,13 @@ from stages.lib.dedupe import (
     MANY_TO_DELETE,
     TO_DELETE,
     TO_GROUP,
-    Wording,
-    candidates,
     components,
-    jaccard,
     near_repeats,
     prepare,
 )
+from stages.lib.minhash import candidates, jaccard
 from stages.lib.records import Message, Record
+from stages.lib.wording import Wording
 from stages.lib.words import Words, hashed
 
 EN = re.findall(
@@ -149,7 +148,7 @@ def test_exactly_what_plain_jaccard_finds_is_found_where_nothing_is_shared():
     expected = {
         (one, other) for other in range(len(texts)) for one in range(other) if textbook(texts[one], texts[other]) >= 0.7
     }
-    found = set(duplicates([record(one) for one in texts]))
+    found = set(duplicates([record(one, text(random.Random(6), 30)) for one in texts]))
     assert len(expected) > 50
     assert found <= expected
     assert len(found & expected) >= 0.98 * len(expected)
@@ -224,3 +223,77 @@ def test_like_questions_ignore_numbers_and_answers():
         pairs, likeness = dedupe.like_questions(Wording.of(records), 0.5)
         assert set(components(rows, pairs)) == {0}
         assert set(likeness.tolist()) == {1.0}
+
+
+TASK = (
+    "Read the message of a customer and decide which of our teams should answer. The teams are billing, shipping, "
+    "returns and sales. Answer with the name of the team in one word, without an explanation, in lower case. If "
+    "several teams could, choose the one that comes first in this list."
+)
+MESSAGES = ["my lamp is late", "where is my rug", "the parcel never came", "package lost", "not delivered, my sofa"]
+AUFTRAG = (
+    "请阅读下面客户的留言，判断应该由哪个部门来处理。部门有账单、物流、退货和销售。只用一个词回答部门的名称，不要解释。"
+)
+LEUTE = ["我的台灯还没有到", "地毯现在在哪里呢", "包裹一直没有送来", "沙发丢失了怎么办"]
+CANNED = (
+    "Thank you for your message. Our team for deliveries will look into it and write to you as soon as they know where "
+    "the parcel is. Please have the number of your order at hand."
+)
+
+
+@pytest.mark.parametrize(
+    "layout", ["{task} {own}", "{own} {task}", "{task}\n\n{own}\n\nAnswer:", "Message: {own}\n{task}"]
+)
+@pytest.mark.parametrize("answer", ["shipping", CANNED])
+@pytest.mark.parametrize(("task", "messages"), [(TASK, MESSAGES), (AUFTRAG, LEUTE)], ids=["en", "zh"])
+def test_the_first_few_rows_of_a_task_are_all_kept(layout, answer, task, messages):
+    """Two rows with one long instruction and one answer, before there are enough to tell what is the instruction."""
+    if answer is CANNED:
+        messages = [one for one in messages if len(hashed([one]).hashes) >= 4]
+    records = [record(layout.format(task=task, own=own), answer) for own in messages]
+    assert len(records) >= 3
+    assert duplicates(records) == []
+
+
+def test_single_words_exchanged_make_no_other_input():
+    rng = random.Random(11)
+    for _ in range(50):
+        words = text(rng, 60).split()
+        changed = list(words)
+        for place in rng.sample(range(60), 2):
+            changed[place] = "else"
+        if textbook(" ".join(words), " ".join(changed)) >= 0.7:
+            answer = text(rng, 30)
+            assert duplicates([record(" ".join(words), answer), record(" ".join(changed), answer)]) == [(0, 1)]
+
+
+def letter(name):
+    """A row that differs from the others in a name."""
+    ask = "Write to {}, who ordered a lamp from our shop and is angry since it has not come for three weeks though we "
+    reply = (
+        "Dear {}, I am very sorry that your lamp has not come yet. Our storehouse has had a fire, and all orders are "
+    )
+    return record(ask.format(name) + "had promised it in one.", reply.format(name) + "late. It will be sent in a week.")
+
+
+NAMES = [f"{first}{last}" for first in ("Anna", "Bob", "Cleo", "Dan", "Eve", "Fay") for last in EN[:10]]
+
+
+@pytest.mark.parametrize("rows", [MANY_TO_DELETE, MANY_TO_DELETE + 1, 60])
+def test_many_rows_that_differ_in_a_name_are_kept_and_told_to_be_copies_few_are_not(rows):
+    repeats = near_repeats(Wording.of(map(letter, NAMES[:rows])), 0.7)
+    together = components(rows, repeats.copies)
+    if rows <= MANY_TO_DELETE:
+        assert {later for _, later, _, answers in repeats.in_order() if answers >= 0.7} == set(range(1, rows))
+        assert len(repeats.copies) == 0
+    else:
+        assert not [answers for *_, answers in repeats.in_order() if answers >= 0.7]
+        assert set(together) == {0}
+        assert repeats.copied.min() >= 0.7
+
+
+def test_rows_of_a_task_with_short_answers_or_own_inputs_are_no_copies():
+    rng = random.Random(12)
+    for answer in ("shipping", CANNED):
+        records = [record(f"{TASK} {text(rng, 10)}", answer) for _ in range(60)]
+        assert len(near_repeats(Wording.of(records), 0.7).copies) == 0
