@@ -222,7 +222,7 @@ def _near_duplicates(
     for row, head in zip(numbers.tolist(), dedupe.components(len(numbers), repeats.copies), strict=True):
         if row not in dropped:
             together[head].append(row)
-    alike = [rows for rows in together.values() if len(rows) > 1]
+    alike = [rows for rows in together.values() if len(rows) > dedupe.MANY_TO_DELETE]
     return dropped, {row: why for row, why in varied.items() if row not in dropped}, alike
 
 

@@ -167,10 +167,12 @@ def _copies(wording: Wording, questions: Texts, threshold: float) -> tuple[Pairs
     rows = np.flatnonzero((own <= 1 - threshold) & (np.diff(wording.answers.starts) >= SHORT))
     if len(rows) <= MANY_TO_DELETE:
         return np.empty((0, 2), dtype=np.int64), np.empty(0)
-    asked, answered = questions.whole.take(rows), prepare(wording.answers.take(rows), len(rows)).whole
-    pairs = candidates(asked.followed_by(answered), *TO_DELETE)
-    likeness = np.minimum(jaccard(asked, pairs), jaccard(answered, pairs))
+    answers = prepare(wording.answers.take(rows), len(rows)).whole
+    pairs = candidates(answers, *TO_DELETE)
+    likeness = jaccard(answers, pairs)
     pairs, likeness = rows[pairs[likeness >= threshold]], likeness[likeness >= threshold]
+    likeness = np.minimum(likeness, jaccard(questions.whole, pairs))
+    pairs, likeness = pairs[likeness >= threshold], likeness[likeness >= threshold]
     are_copies = _have_same_numbers(wording.questions, pairs) & _have_same_numbers(wording.answers, pairs)
     are_copies &= ~_have_other_inputs(wording, pairs)
     return pairs[are_copies], likeness[are_copies]

@@ -112,14 +112,6 @@ class Words:
         starts = np.concatenate([[0], np.cumsum(lengths)])
         return Words(starts, self.hashes[np.arange(starts[-1]) + np.repeat(self.starts[texts] - starts[:-1], lengths)])
 
-    def followed_by(self, others: "Words") -> "Words":
-        """Each text with another one's words behind its own."""
-        starts = self.starts + others.starts
-        hashes = np.empty(starts[-1], dtype=np.uint64)
-        hashes[np.arange(len(self.hashes)) + np.repeat(others.starts[:-1], np.diff(self.starts))] = self.hashes
-        hashes[np.arange(len(others.hashes)) + np.repeat(self.starts[1:], np.diff(others.starts))] = others.hashes
-        return Words(starts, hashes)
-
     @classmethod
     def end_to_end(cls, parts: Iterable["Words"]) -> "Words":
         """The texts of all, in order."""
