@@ -194,6 +194,7 @@ class _Window:
     def fault(self, what: str, at: int | None = None) -> _Fault:
         """Something is wrong at this place, or there."""
         at = self._at if at is None else at
+        what = json_errors.trace(self._text[at : at + _LITERAL]) or what
         column = at - self._text.rfind("\n", 0, at)
         if column == at + 1:  # there is no line feed in the stretch
             column += self._gone

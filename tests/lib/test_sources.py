@@ -89,6 +89,29 @@ def test_a_broken_array_keeps_the_rows_before_the_error(tmp_path, text, line):
     assert (bad.line, bad.reject.code, bad.cut) == (line, Code.JSON_SYNTAX, True)
 
 
+MARK = "a conflict mark of git stands here: decide between the two versions and remove the marks"
+SEAM = "a byte order mark stands in the middle of the file: two files were put together; remove it"
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "line"),
+    [
+        ('[\n<<<<<<< HEAD\n{"a": "1"}\n]', MARK, 2),
+        ('[{"a": "1"}\n<<<<<<< HEAD\n, {"a": "2"}\n=======\n>>>>>>> main\n]', MARK, 2),
+        ('[{"a": "1"},\n<<<<<<< HEAD\n{"a": "2"}\n]', MARK, 2),
+        ('[{"a": "1"}]\n>>>>>>> main\n', MARK, 2),
+        ('<<<<<<< HEAD\n[{"a": "1"}]\n', MARK, 1),
+        ('[{"a": "1"}]\n\ufeff[{"a": "2"}]', SEAM, 2),
+        ('[{"a": "1"}\n\ufeff, {"a": "2"}]', SEAM, 2),
+    ],
+)
+def test_a_trace_of_what_was_done_to_the_file_is_called_so_wherever_it_stands(tmp_path, text, what, line):
+    (tmp_path / "rows.json").write_text(text, encoding="utf-8")
+    bad = list(sources.read(tmp_path / "rows.json"))[-1]
+    assert bad.reject.reason == f"not JSON: {what} (column 1); nothing after it was read"
+    assert bad.line == line
+
+
 def test_a_key_that_stands_twice_costs_one_row_of_an_array(read):
     assert read("rows.json", '[{"a": "1", "a": "2"},\n{"a": "3"}]') == [(1, Code.JSON_SYNTAX), (2, {"a": "3"})]
 
