@@ -36,6 +36,8 @@ def has_one_object_a_line(path: Path) -> bool:
         with streams.opened(path) as file:
             while len(head) < _HEAD and (more := file.read1(_HEAD)):
                 head += more
+            if not head.removeprefix(streams.BOM).lstrip().startswith(b"["):
+                head += file.readline(_LONGEST)  # the rest of the last line: a row may be longer than that
     except streams.Damaged:
         pass  # who reads the rows finds out, too
     lines = [line.rstrip() for line in head.removeprefix(streams.BOM).split(b"\n") if line.strip()]

@@ -116,6 +116,18 @@ def test_a_key_that_stands_twice_costs_one_row_of_an_array(read):
     assert read("rows.json", '[{"a": "1", "a": "2"},\n{"a": "3"}]') == [(1, Code.JSON_SYNTAX), (2, {"a": "3"})]
 
 
+@pytest.mark.parametrize("ahead", ["", '{"a": broken}\n'], ids=["first", "second"])
+@pytest.mark.parametrize("ending", ["\n", ""], ids=["more follows", "last"])
+def test_a_row_of_more_than_a_megabyte_makes_a_file_no_other_form(read, ahead, ending):
+    """Read as values that follow one another, the file would end at the first broken row."""
+    long = "x" * (json_rows._HEAD + 1)
+    follow = '{"a": "2",}\n{"a": "3"}\n' if ending else ""
+    found = read("rows.jsonl", f'{ahead}{{"a": "{long}"}}{ending}{follow}')
+    first = len(ahead.splitlines()) + 1
+    more = [(first + 1, Code.JSON_SYNTAX), (first + 2, {"a": "3"})] if ending else []
+    assert found == [(1, Code.JSON_SYNTAX)] * bool(ahead) + [(first, {"a": long}), *more]
+
+
 def test_a_line_that_is_not_utf8_costs_one_row_of_jsonl(read):
     content = b'{"a": "1"}\n' + '{"a": "退款"}\n'.encode("gbk") + b'{"a": "3"}\n'
     assert read("rows.jsonl", content) == [(1, {"a": "1"}), (2, Code.NOT_UTF8), (3, {"a": "3"})]
