@@ -4,6 +4,7 @@ A rule decides and returns a value; counting and writing happen once, in the sta
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -221,7 +222,7 @@ def mask(value: Any, params: ValidateParams) -> Any:
     if isinstance(value, list):
         return [mask(item, params) for item in value]
     if isinstance(value, dict):
-        return {mask(key, params): mask(item, params) for key, item in value.items()}
+        return _masked_fields(value, params)
     if isinstance(value, int) and not isinstance(value, bool):
         return value if (masked := mask(str(value), params)) == str(value) else masked
     if not isinstance(value, str):
@@ -232,6 +233,19 @@ def mask(value: Any, params: ValidateParams) -> Any:
             parts += [value[done : finding.start], finding.detector.mask]
             done = finding.end
     return "".join([*parts, value[done:]])
+
+
+def _masked_fields(row: dict[str, Any], params: ValidateParams) -> dict[str, Any]:
+    """A row with its names masked, too. Those that became the same are numbered: no field takes another's place."""
+    masked: dict[str, Any] = {}
+    again = Counter[str]()
+    for key, value in row.items():
+        name = numbered = mask(key, params)
+        while numbered in masked:
+            again[name] += 1
+            numbered = f"{name} {again[name] + 1}"
+        masked[numbered] = mask(value, params)
+    return masked
 
 
 def _action(detector: Detector, params: ValidateParams) -> str:

@@ -222,6 +222,19 @@ def test_the_raw_row_of_a_reject_is_masked_at_any_depth(params_for):
     assert mask(row, params_for("validate")) == {"phone": "[PHONE]", "[EMAIL]": ["x"], "n": 7}
 
 
+def test_fields_whose_names_are_masked_alike_are_numbered_and_none_is_lost(params_for):
+    """A CSV file without a header has its first row for names."""
+    row = {"bo@fjordpost.com": "1", "[EMAIL]": "2", "ann@fjordpost.com": "3", "[EMAIL] 2": "4", "n": "5"}
+    assert mask(row, params_for("validate")) == {
+        "[EMAIL]": "1",
+        "[EMAIL] 2": "2",
+        "[EMAIL] 3": "3",
+        "[EMAIL] 2 2": "4",
+        "n": "5",
+    }
+    assert mask(row, params_for("validate", personal_data="flag")) == row
+
+
 def test_category_and_tags_which_reports_name_are_searched_too(params_for):
     found = Record("a", 1, record().messages, category="bo@fjordpost.com", tags=("vip", "+49 30 901820"))
     clean = protect(found, params_for("validate"))
