@@ -24,6 +24,7 @@ from tqdm import tqdm
 from stages.lib import artifacts, corpus, dedupe, experiments, forms, judging, rejects, remarks, runtime, sources
 from stages.lib.clusters import Clusters
 from stages.lib.errors import UserError, run, warn
+from stages.lib.findings import findings_in
 from stages.lib.judging import Judged
 from stages.lib.params import load
 from stages.lib.places import Places
@@ -105,7 +106,7 @@ def validate(
         "by_file": _by_file(kept, ledger),
         "duplicates": Clusters.of(_repeats(ledger.rejected)).figures(),
         "categories": _sorted(Counter(kept["category"].to_pylist())),
-        "flagged": _sorted(Counter(kind for _, kind in remarks.findings(pc.list_flatten(kept["tags"]).to_pylist()))),
+        "flagged": _sorted(Counter(kind for _, kind in findings_in(pc.list_flatten(kept["tags"]).to_pylist()))),
         "conflicts": {"questions": len(conflicts), "rows": sum(map(len, conflicts))},
         "variations": {"rows": len(varied)},
         "lengths": corpus.lengths(kept["messages"]),
