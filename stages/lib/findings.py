@@ -1,6 +1,7 @@
 """What a person should look at among the rows that are kept, and the tags by which rules say so.
 
-A rule tags a record with the code and the kind of what it found: `secret:aws-key`, `placeholder:no-input`.
+A rule tags a record with the code and the kind of what it found: `secret:aws-key`, `placeholder:no-input`. A row's own
+tags never look so: stages/lib/forms.py ignores those that do.
 """
 
 from collections.abc import Iterable, Iterator

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
+from stages.lib.findings import findings_in
 from stages.lib.records import UNCATEGORISED, Message, Record
 from stages.lib.rejects import Code, Reject
 from stages.lib.words import bare, is_blank, same
@@ -377,9 +378,12 @@ def _check_turns(fields: _Fields, messages: list[Message]) -> None:
 
 
 def _tags(fields: _Fields) -> tuple[str, ...]:
-    """A list of texts; one text is one tag, as a CSV cell has it."""
+    """A list of texts; one text is one tag, as a CSV cell has it. What only rules may say is ignored, and named so."""
     value = fields.get("tags")
     items = [value] if isinstance(value, str) else fields.as_list(value or [], '"tags"')
     tags = [tag.strip() for tag in (fields.as_text(item, "a tag") for item in items) if not is_blank(tag)]
+    for code, kind in list(findings_in(tags)):
+        fields.ignore(f"{fields.shown('tags')}[].{code}:…")
+        tags.remove(f"{code}:{kind}")
     language = fields.optional("language")
     return (*tags, *fields.tags, *([f"{LANGUAGE}{language.strip()}"] if language else []))

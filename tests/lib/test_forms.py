@@ -2,6 +2,7 @@
 
 import pytest
 
+from stages.lib.findings import TAGGED, findings_in
 from stages.lib.forms import ROLES, Parsed, Question, parse, question_of
 from stages.lib.records import Message
 from stages.lib.rejects import Code
@@ -232,6 +233,19 @@ def test_fields_that_nothing_reads_are_named():
     assert parsed.record.tags == ("vip",)
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]
     assert parse({"messages": turns}, "a.json", 1, {}).unused == ("messages[].weight",)
+
+
+@pytest.mark.parametrize("code", TAGGED)
+def test_a_tag_of_the_rows_own_never_passes_for_a_finding_of_ours(code):
+    """It is ignored and named, as a field is that nothing reads: a second round through the pipeline finds anew."""
+    row = {"instruction": "q", "output": "a", "tags": ["vip", f"{code}:email", f" {code}:no-input ", f"{code}: ", code]}
+    parsed = parse(row, "a.json", 1, {})
+    assert parsed.unused == (f"tags[].{code}:…",)
+    assert (parsed.record.tags, list(findings_in(parsed.record.tags))) == (("vip", f"{code}:", code), [])
+    one = parse(
+        {"ask": "q", "output": "a", "labels": f"{code}:x"}, "a.csv", 1, {"instruction": "ask", "tags": "labels"}
+    )
+    assert (one.record.tags, one.unused) == ((), (f"labels[].{code}:…",))
 
 
 @pytest.mark.parametrize(
