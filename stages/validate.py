@@ -28,6 +28,7 @@ from stages.lib.findings import findings_in
 from stages.lib.judging import Judged
 from stages.lib.params import load
 from stages.lib.places import Places
+from stages.lib.plural import counted
 from stages.lib.records import SCHEMA, Record
 from stages.lib.rejects import Code, Reject, Rejected
 from stages.lib.unsafe import Watch
@@ -362,7 +363,7 @@ def main() -> None:
     _warn_of_unused(outcome.metrics["unused_fields"])
     print(_summary(outcome.metrics))
     if outcome.remarks:
-        print(f"validate: {len(outcome.remarks):,} remarks on rows that were kept → {CLEAN / 'remarks.jsonl'}")
+        print(f"validate: {counted(len(outcome.remarks), 'remark')} on rows that were kept → {CLEAN / 'remarks.jsonl'}")
 
 
 def _summary(metrics: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import TextIO
 
+from stages.lib.plural import counted
 from stages.lib.raw import RawRow, broken, not_utf8
 
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
@@ -42,7 +43,7 @@ def _row(line: int, row: list[str], header: list[str], lines: "_Lines") -> RawRo
         return _lost(
             line,
             lines,
-            f"not CSV: the row has {len(row)} cells, the header {len(header)}; a cell that holds "
+            f"not CSV: the row has {counted(len(row), 'cell')}, the header {len(header)}; a cell that holds "
             f"{_NAMES[lines.delimiter]} stands in quotation marks",
         )
     for cell in row:

@@ -19,6 +19,7 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from stages.lib.findings import findings_in
+from stages.lib.plural import counted
 from stages.lib.records import UNCATEGORISED, Message, Record
 from stages.lib.rejects import Code, Reject
 from stages.lib.words import bare, is_blank, same
@@ -273,7 +274,7 @@ def _alpaca(fields: _Fields) -> tuple[list[Message], str | None]:
         what = f"pair {number} of the history"
         both = fields.as_list(pair, what)
         if isinstance(pair, list) and len(both) != 2:
-            fields.fault(Code.WRONG_TYPE, f"{what} has {len(both)} texts, not a question and an answer")
+            fields.fault(Code.WRONG_TYPE, f"{what} has {counted(len(both), 'text')}, not a question and an answer")
         for role, said in zip(("user", "assistant"), both, strict=False):
             messages.append(Message(role, fields.as_text(said, what)))
     own = fields.own_input()

@@ -12,6 +12,7 @@ from typing import Any
 from stages.lib import scripts
 from stages.lib.detectors import NAMES, Detector, find, may_hold
 from stages.lib.forms import LANGUAGE, is_placeholder
+from stages.lib.plural import counted
 from stages.lib.records import Message, Record
 from stages.lib.rejects import Code, Reject
 from stages.lib.words import is_blank, words
@@ -147,7 +148,7 @@ def too_short(record: Record, params: ValidateParams) -> Reject | None:
     length = len(record.answer.strip())
     if length >= params.min_answer_chars:
         return None
-    reason = f"the answer has {length} characters, fewer than {params.min_answer_chars}"
+    reason = f"the answer has {counted(length, 'character')}, fewer than {params.min_answer_chars}"
     return Reject(Code.TOO_SHORT, reason, {"length": length, "minimum": params.min_answer_chars})
 
 
@@ -156,7 +157,7 @@ def too_long(record: Record, params: ValidateParams) -> Reject | None:
     length = sum(len(message.content) for message in record.messages)
     if length <= params.max_chars:
         return None
-    reason = f"the row has {length:,} characters, more than {params.max_chars:,}"
+    reason = f"the row has {counted(length, 'character')}, more than {params.max_chars:,}"
     return Reject(Code.TOO_LONG, reason, {"length": length, "maximum": params.max_chars})
 
 

@@ -292,7 +292,7 @@ def test_what_a_benchmark_row_asks_is_found_in_any_form(row, question):
             {"instruction": "q", "output": "a", "history": [["one"], [1, "b"], "c"]},
             Code.WRONG_TYPE,
             [
-                "pair 1 of the history has 1 texts, not a question and an answer",
+                "pair 1 of the history has 1 text, not a question and an answer",
                 "pair 2 of the history is the number 1, not text",
                 "pair 3 of the history is text, not a list",
             ],

@@ -161,6 +161,10 @@ def test_category_and_tags_go_into_tables_too(params):
     assert judge(record(tags=("a\x00",)), params).code == Code.CONTROL_CHARACTERS
 
 
+def test_one_character_is_no_plural(params):
+    assert judge(record(answer="k"), params).reason == "the answer has 1 character, fewer than 3"
+
+
 def test_a_reject_tells_what_was_measured(params):
     reject = judge(record(answer="ok"), params)
     assert reject == Reject(Code.TOO_SHORT, "the answer has 2 characters, fewer than 3", {"length": 2, "minimum": 3})

@@ -404,6 +404,7 @@ def test_blanks_around_a_column_name_do_not_count(read):
     ("line", "what"),
     [
         ("1,2,3", "the row has 3 cells, the header 2; a cell that holds a comma stands in quotation marks"),
+        ("1", "the row has 1 cell, the header 2; a cell that holds a comma stands in quotation marks"),
         ('"1"x,2', "a quotation mark stands inside a cell; write it twice"),
     ],
 )
