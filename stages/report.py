@@ -23,6 +23,7 @@ from stages.lib import artifacts, charts, data_report, data_rows, page, runtime
 from stages.lib.data_report import SPLITS, Report
 from stages.lib.errors import run
 from stages.lib.params import load
+from stages.lib.plural import counted
 from stages.lib.verdict import METRICS, Comparison, compare, verdict
 from stages.params.report import ReportParams
 
@@ -200,7 +201,7 @@ def template(format_: Report) -> str:
     if format_ is None:
         return ""
     rejected = format_["rows"]["rejected"]
-    refused = f"; {rejected:,} rows could not be written with it" if rejected else ""
+    refused = f"; {counted(rejected, 'row')} could not be written with it" if rejected else ""
     return f"Rows become prompts by the template {format_['template']}{refused}."
 
 

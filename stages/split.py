@@ -22,6 +22,7 @@ from stages.lib import artifacts, contamination, dedupe, experiments, forms, mov
 from stages.lib.errors import UserError, run, warn
 from stages.lib.minhash import Pairs
 from stages.lib.params import load, load_seed
+from stages.lib.plural import counted
 from stages.lib.records import SCHEMA, from_table
 from stages.lib.rejects import Code, Reject, Rejected
 from stages.lib.wording import Wording
@@ -250,7 +251,7 @@ def assign(groups: Sequence[str], params: SplitParams, seed: int, fixed: Collect
     wanted = [name for name, share in shares.items() if share > 0 and not (fixed and name == "test")]
     if len(order) < len(wanted):
         raise UserError(
-            f"{CLEAN}: {len(groups):,} rows in {len(order):,} groups of like rows are too few for "
+            f"{CLEAN}: {counted(len(groups), 'row')} in {counted(len(order), 'group')} of like rows are too few for "
             f"{' and '.join(sorted(wanted))}, which need a group each. Add rows that differ, or set split.validation "
             "or split.test to 0 in params.yaml."
         )
@@ -387,10 +388,11 @@ def _tell_moves(placed: pa.Table, params: SplitParams, near_duplicate: float, se
 def _summary(rows: int, metrics: Mapping[str, Any]) -> str:
     counts = " · ".join(f"{metrics[name]['rows']:,} {name}" for name in NAMES)
     broken = f" ({metrics['broken_groups']:,} broken up)" if metrics["broken_groups"] else ""
-    overlaps = metrics["overlaps"]["rows"]
-    more = f" · {overlaps:,} overlaps stay → {SPLITS / 'overlaps.jsonl'}" if overlaps else ""
+    stay, common = (metrics["overlaps"][key] for key in ("rows", "common"))
+    told = [counted(stay, "overlap")] * (stay > 0) + [f"{counted(common, 'question')} shared by many"] * (common > 0)
+    more = f" · {' · '.join(told)} → {SPLITS / 'overlaps.jsonl'}" if told else ""
     return (
-        f"split: {rows:,} rows in {metrics['groups']:,} groups{broken} · {counts} · "
+        f"split: {counted(rows, 'row')} in {counted(metrics['groups'], 'group')}{broken} · {counts} · "
         f"{metrics['contaminated']['rows']:,} contaminated → {SPLITS / 'rejected.jsonl'}{more}"
     )
 

@@ -24,9 +24,11 @@ from tqdm import tqdm
 from stages.lib import artifacts, corpus, dedupe, experiments, forms, judging, rejects, remarks, runtime, sources
 from stages.lib.clusters import Clusters
 from stages.lib.errors import UserError, run, warn
+from stages.lib.findings import findings_in
 from stages.lib.judging import Judged
 from stages.lib.params import load
 from stages.lib.places import Places
+from stages.lib.plural import counted
 from stages.lib.records import SCHEMA, Record
 from stages.lib.rejects import Code, Reject, Rejected
 from stages.lib.unsafe import Watch
@@ -105,7 +107,7 @@ def validate(
         "by_file": _by_file(kept, ledger),
         "duplicates": Clusters.of(_repeats(ledger.rejected)).figures(),
         "categories": _sorted(Counter(kept["category"].to_pylist())),
-        "flagged": _sorted(Counter(kind for _, kind in remarks.findings(pc.list_flatten(kept["tags"]).to_pylist()))),
+        "flagged": _sorted(Counter(kind for _, kind in findings_in(pc.list_flatten(kept["tags"]).to_pylist()))),
         "conflicts": {"questions": len(conflicts), "rows": sum(map(len, conflicts))},
         "variations": {"rows": len(varied)},
         "alike": {"groups": len(alike), "rows": sum(map(len, alike))},
@@ -370,7 +372,7 @@ def main() -> None:
     _warn_of_unused(outcome.metrics["unused_fields"])
     print(_summary(outcome.metrics))
     if outcome.remarks:
-        print(f"validate: {len(outcome.remarks):,} remarks on rows that were kept → {CLEAN / 'remarks.jsonl'}")
+        print(f"validate: {counted(len(outcome.remarks), 'remark')} on rows that were kept → {CLEAN / 'remarks.jsonl'}")
 
 
 def _summary(metrics: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """The tool that looks for files on which validate and split break: it finds nothing, but what is planted."""
 
 import json
-import random
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -64,8 +63,14 @@ def read_in_the_order_of_the_disk(monkeypatch):
     monkeypatch.setattr(sources, "find", lambda folder: (find(folder)[0][:: 1 - 2 * (next(order) % 2)], []))
 
 
-def split_by_chance(monkeypatch):
-    monkeypatch.setattr(split_stage, "_draw", lambda *_: random.random())
+def split_otherwise_each_time(monkeypatch):
+    assign, order = split_stage.assign, count()
+
+    def swapped(*given):
+        others = {"train": "validation", "validation": "train"} if next(order) % 2 else {}
+        return [others.get(name, name) for name in assign(*given)]
+
+    monkeypatch.setattr(split_stage, "assign", swapped)
 
 
 def forget_what_is_contaminated(monkeypatch):
@@ -80,7 +85,7 @@ def forget_what_is_contaminated(monkeypatch):
         (break_on_a_word, "ZeroDivisionError in test_fuzz.py"),
         (write_the_time, "gives another result: validate.json"),
         (read_in_the_order_of_the_disk, "validate, with what it remembers, gives another result"),
-        (split_by_chance, "split gives another result when it is run again"),
+        (split_otherwise_each_time, "split gives another result when it is run again"),
         (forget_what_is_contaminated, "records to split, but"),
     ],
 )

@@ -1,6 +1,8 @@
 """The schema by which an editor underlines mistakes in raw files: as strict about form as the stage itself."""
 
+import itertools
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -11,11 +13,12 @@ from stages.lib.forms import Parsed
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = json.loads((ROOT / ".vscode/raw.schema.json").read_text(encoding="utf-8"))
+VALIDATOR = jsonschema.Draft7Validator(SCHEMA)
 EDITOR = json.loads((ROOT / ".vscode/settings.json").read_text(encoding="utf-8"))
 
 
 def underlines(value):
-    return [error.message for error in jsonschema.Draft7Validator(SCHEMA).iter_errors(value)]
+    return [error.message for error in VALIDATOR.iter_errors(value)]
 
 
 def chat(*turns):
@@ -30,6 +33,11 @@ GOOD = [
     {"messages": [{"role": "system", "content": ""}, {"role": "user", "content": "Hi"},
                   {"role": "assistant", "content": "Hello!"}]},
     chat(("human", "你好"), ("gpt", "您好！")),
+    chat(("User", "Hi"), (" GPT ", "Hello!")),
+    {"instruction": "Say hello.", "output": "Hello!", "messages": None, "conversations": None, "history": ""},
+    {"instruction": None, "output": None, "prompt": "Hi", "completion": "Hello!", "tags": None},
+    {"prompt": None, "completion": None, "question": "Hi", "answer": "Hello!"},
+    {"messages": None, "conversations": [{"from": "user", "value": "Hi"}, {"from": "bot", "value": "Hello!"}]},
 ]  # fmt: skip
 BAD = [
     "text",
@@ -53,7 +61,21 @@ BAD = [
     {"messages": [{"role": "wizard", "content": "x"}, {"role": "assistant", "content": "y"}]},
     {"messages": [{"role": "user"}, {"role": "assistant", "content": "y"}]},
     chat(("human", 1), ("gpt", "x")),
+    chat(("Users", "Hi"), ("gpt", "x")),
+    {"messages": None},
+    {"messages": None, "instruction": "Hi"},
+    {"messages": [], "question": "Hi", "answer": "Hello!"},
+    {"prompt": None, "completion": "Hi", "question": "Hi", "answer": "Hello!"},
+    {"instruction": "Hi", "output": "x", "history": "Hello"},
 ]
+# Whatever a field may be found to hold: what it should, nothing at all, and nothing in another way.
+HELD = {name: ["text", None, ...] for name in ("instruction", "output", "prompt", "completion")}
+HELD |= {
+    "question": ["text", ...],
+    "answer": ["text", None],
+    "messages": [None, ..., [{"role": "USER", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]],
+    "conversations": [None, ..., [{"from": "human ", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}], "text"],
+}
 
 
 @pytest.mark.parametrize("row", GOOD, ids=json.dumps)
@@ -69,6 +91,12 @@ def test_what_the_stage_refuses_for_its_form_is_underlined(row):
     assert underlines([GOOD[0], row])
 
 
+def test_of_several_forms_in_a_row_stage_and_editor_see_the_same():
+    for values in itertools.product(*HELD.values()):
+        row = {name: value for name, value in zip(HELD, values, strict=True) if value is not ...}
+        assert bool(underlines(row)) != isinstance(forms.parse(row, "a", 1, {}), Parsed), row
+
+
 def test_the_demo_files_are_underlined_only_where_validate_rejects_a_row():
     for path in sorted((ROOT / "data/raw").rglob("*.json")):
         for row in sources.read(path):
@@ -78,7 +106,9 @@ def test_the_demo_files_are_underlined_only_where_validate_rejects_a_row():
 
 
 def test_the_speakers_are_those_that_the_stage_knows():
-    assert set(SCHEMA["definitions"]["speaker"]["enum"]) == set(forms.ROLES)
+    offered, taken = SCHEMA["definitions"]["speaker"]["anyOf"]
+    assert set(offered["enum"]) == set(forms.ROLES)
+    assert set(re.search(r"\(\?:(.*)\)", taken["pattern"])[1].split("|")) == set(forms.ROLES)
 
 
 def test_the_editor_is_told_which_files_it_is_for():

@@ -511,6 +511,29 @@ def test_no_text_of_a_row_becomes_markup(finished, page_of):
     assert "␀␛]8;;␇" in html
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("pay \u202e001 RUE\u202c now", "pay ‹U+202E›001 RUE‹U+202C› now"),
+        ("a\u2066b\u2069", "a‹U+2066›b‹U+2069›"),
+        ("pass\u200bword\ufeff", "pass‹U+200B›word‹U+FEFF›"),
+        ("see\U000e0041", "see‹U+E0041›"),
+        ("pass\u200dword, 退\u200c款", "pass‹U+200D›word, 退‹U+200C›款"),
+        (
+            "می\u200cخواهم, 👩🏽\u200d💻, ❤️\u200d🔥, क्\u200dष",
+            "می\u200cخواهم, 👩🏽\u200d💻, ❤️\u200d🔥, क्\u200dष",
+        ),  # as they are spelled
+    ],
+)
+def test_what_a_reader_cannot_see_is_shown_by_its_number(finished, page_of, text, shown):
+    fields = ["category", "prompt", "reference", "base_answer", "tuned_answer"]
+    write_predictions(finished, [prediction(1, **dict.fromkeys(fields, text))])
+    write_data_rows(finished, question=text)
+    html = page_of(finished)
+    assert html.count(shown) >= len(fields) + 3
+    assert shown == text or text not in html
+
+
 def test_a_line_break_at_the_start_of_a_text_is_kept(finished, page_of):
     """HTML drops the first line break in <pre>; ours must be the one that is dropped."""
     write_predictions(finished, [prediction(1, reference="\n\nline three")])

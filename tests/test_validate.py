@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from stages import validate as stage
 from stages.lib import artifacts, rejects
 from stages.lib.errors import UserError
+from stages.lib.findings import ABOUT
 from stages.lib.records import from_table
 from stages.lib.rejects import Code
 from stages.validate import check, validate
@@ -343,7 +344,9 @@ def test_what_a_person_should_look_at_among_the_kept_rows_is_named_with_its_plac
         alpaca("What is the weather like in your shop?", "Warm.", input="<noinput>", tags=["vip"]),
         alpaca("Do you sell gift cards?", "Yes.", tags=["vip", "secret"]),
     ]
-    assert [tuple(remark.values()) for remark in run({"a.jsonl": rows}).remarks] == [
+    found = run({"a.jsonl": rows}).remarks
+    assert {remark["about"] for remark in found} == ABOUT.keys() - {"secret", "alike"}
+    assert [tuple(remark.values()) for remark in found] == [
         ("a.jsonl", 1, "conflict", "a.jsonl:2 answers the same question differently"),
         ("a.jsonl", 2, "conflict", "a.jsonl:1 answers the same question differently"),
         ("a.jsonl", 3, "personal-data", MASKED),

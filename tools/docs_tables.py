@@ -1,6 +1,6 @@
 """Write the tables in the docs that can be read off the code: `python -m tools.docs_tables`.
 
-Reads   params.yaml (its comments), stages/params/ (what is allowed, what is usual), stages/lib/rejects.py
+Reads   params.yaml (its comments), stages/params/ (what is allowed, what is usual), stages/lib/{rejects,findings}.py
 Writes  docs/*.md, between the marks `<!-- table: NAME … -->` and `<!-- end of table -->`
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
+from stages.lib.findings import ABOUT
 from stages.lib.params import PARAMS, Group, Usual, allowed, sections
 from stages.lib.rejects import Code
 
@@ -58,11 +59,16 @@ def rejects_table() -> str:
     return _table(("code", "what is wrong", "what to do"), [(f"`{code}`", code.meaning, code.remedy) for code in Code])
 
 
-TABLES = {"params": params_table, "rejects": rejects_table}
+def remarks_table() -> str:
+    """Everything that a remark on a kept row can be about."""
+    return _table(("about", "what is the matter"), [(f"`{about}`", meaning) for about, meaning in ABOUT.items()])
+
+
+TABLES = {"params": params_table, "rejects": rejects_table, "remarks": remarks_table}
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    lines = [list(header), *([cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows)]
     lines.insert(1, ["---"] * len(lines[0]))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

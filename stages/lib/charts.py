@@ -13,6 +13,8 @@ from typing import Any
 import vl_convert
 from markupsafe import Markup
 
+from stages.lib.plural import agree, counted
+
 VEGA_LITE = "6.4"  # named, so that a newer vl-convert does not change the drawing by itself
 MOST_POINTS = 400  # a line needs no more on a page, and a long training would make it weigh megabytes
 
@@ -131,7 +133,8 @@ def histogram(name: str, split: str, bins: Sequence[Bin], longest: int) -> Marku
     }
     rows = sum(item.rows for item in bins)
     fullest = max(bins, key=lambda item: item.rows)
-    told = f"{rows:,} rows; most, {fullest.rows:,}, have {fullest.low:,} to {fullest.high - 1:,} tokens."
+    most = f"most, {fullest.rows:,}, {agree(fullest.rows, 'has', 'have')}"
+    told = f"{counted(rows, 'row')}; {most} {fullest.low:,} to {fullest.high - 1:,} tokens."
     return _draw(name, f"Tokens per row, {split}", told, chart, width=230, height=130)
 
 

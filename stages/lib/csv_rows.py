@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import TextIO
 
+from stages.lib.plural import counted
 from stages.lib.raw import RawRow, broken, not_utf8
 
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 _PLAIN = {"expected after '\"'": "a quotation mark stands inside a cell; write it twice"}
 _SEP = re.compile(r"sep=([,;\t])\s*")  # Excel's own line, above the header
-_LIKE_ROWS = 10  # lines inside a cell
+_FEW, _MANY = 3, 12  # lines of a cell that look like rows: so many are none by chance if written tight, or in any way
+# As prose and numbers have these signs, not as rows have them: before a blank or at the end of a line, between digits.
+_LOOSE = {mark: re.compile(rf"{mark}(?:\s|$)|(?<=\d){mark}(?=\d)") for mark in _NAMES}
 _LONGEST = 1 << 24  # characters of a cell: then a quotation mark was never closed
 
 
@@ -42,19 +45,33 @@ def _row(line: int, row: list[str], header: list[str], lines: "_Lines") -> RawRo
         return _lost(
             line,
             lines,
-            f"not CSV: the row has {len(row)} cells, the header {len(header)}; a cell that holds "
+            f"not CSV: the row has {counted(len(row), 'cell')}, the header {len(header)}; a cell that holds "
             f"{_NAMES[lines.delimiter]} stands in quotation marks",
         )
-    for cell in row:
-        inside = cell.split("\n")[1:-1]
-        if len(inside) >= _LIKE_ROWS and all(one.count(lines.delimiter) == len(header) - 1 for one in inside):
+    for place, cell in enumerate(row):
+        if swallowed := _rows_within(cell, place, len(row), lines.delimiter):
             what = (
-                f"not CSV: one cell holds {len(inside)} lines that look like rows; a quotation mark is missing, or one "
+                f"not CSV: one cell holds {swallowed} lines that look like rows; a quotation mark is missing, or one "
                 "too many (if not, write the row into a JSON file)"
             )
             return broken(line, lines.text, what)
     # Spreadsheets write columns without a name and without a cell: these are nothing.
     return RawRow(line, {name: cell for name, cell in zip(header, row, strict=True) if name or cell})
+
+
+def _rows_within(cell: str, place: int, width: int, mark: str) -> int:
+    """The lines of a cell if they look like rows that two stray quotation marks have put into it, else 0.
+
+    These are a row's end, whole rows, and a row's beginning, each with just the signs between cells that are due there.
+    Of 10,000 real texts of several lines (alpaca, gsm8k, self-instruct) none looks so.
+    """
+    inside = cell.split("\n")
+    if len(inside) < _FEW:
+        return 0
+    due = [width - 1 - place, *[width - 1] * (len(inside) - 2), place]
+    if width < 2 or [line.count(mark) for line in inside] != due:
+        return 0
+    return len(inside) if len(inside) >= _MANY or not _LOOSE[mark].search(cell) else 0
 
 
 def _lost(line: int, lines: "_Lines", what: str) -> RawRow:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.lib import page
+from stages.lib.plural import agree, counted
 from stages.lib.rejects import Code
 
 SPLITS = ("train", "validation", "test")
@@ -54,10 +55,12 @@ class Funnel:
         """Where all rows end, in a sentence."""
         lost, aside = (sum(step.rows for step in self.steps if step.kind == kind) for kind in ("lost", "aside"))
         last = self.steps[-1]
-        use = "are trained on" if last.kind == "end" else "are still on their way to training"
+        use = "trained on" if last.kind == "end" else "still on the way to training"
         share = page.percent(last.left / self.total) if self.total else page.ABSENT
-        held_out = f", {aside:,} are set aside to judge by" if aside else ""
-        return f"Of {self.total:,} rows, {last.left:,} ({share}) {use}{held_out}, and {lost:,} were left out."
+        are, are_aside, were = agree(last.left, "is", "are"), agree(aside, "is", "are"), agree(lost, "was", "were")
+        held_out = f", {aside:,} {are_aside} set aside to judge by" if aside else ""
+        rows = counted(self.total, "row")
+        return f"Of {rows}, {last.left:,} ({share}) {are} {use}{held_out}, and {lost:,} {were} left out."
 
 
 @dataclass(frozen=True)
@@ -180,8 +183,8 @@ class _Walk:
         left = self.steps[-1].left if self.steps else rows
         if left != rows:
             self.gaps.append(
-                f"{label}: the lines above leave {left:,} rows, but the reports say {rows:,}. They are of different "
-                "runs; `dvc repro` makes them fit."
+                f"{label}: the lines above leave {counted(left, 'row')}, but the reports say {rows:,}. They are of "
+                "different runs; `dvc repro` makes them fit."
             )
         self.steps.append(Step(kind, label, rows, rows))
 

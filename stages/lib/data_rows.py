@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from stages.lib import artifacts
 from stages.lib.clusters import Clusters
+from stages.lib.findings import ABOUT
 from stages.lib.rejects import Code
 from stages.lib.words import same
 
@@ -86,6 +87,11 @@ class Remarks:
     about: str
     total: int = 0
     shown: list[tuple[str, str]] = field(default_factory=list)  # place and reason of the first
+
+    @property
+    def meaning(self) -> str:
+        """What `about` says."""
+        return ABOUT.get(self.about, "")
 
 
 def duplicates(clean: Path) -> list[Cluster] | None:

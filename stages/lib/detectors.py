@@ -100,6 +100,15 @@ _ENDS = r"(?![0-9A-Za-z_])"
 _NUMBER_STARTS = r"(?<![0-9A-Za-z_#¥$€£.,+-])"  # not the tail of a code such as ORD-20417, nor of an amount
 _NUMBER_ENDS = r"(?![0-9A-Za-z_-]|[.,]\d)"
 _LETTERS = r"\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u052f\u1e00-\u1fff"  # Latin, Greek, Cyrillic: é, ß, я (RFC 6531)
+_HAN = r"\u4e00-\u9fff"
+
+# In Latin letters any word; others from IANA's root zone: where a full stop lacks its blank, any word could be one.
+# After Chinese ones the text goes on, for want of blanks.
+_DOMAINS_END = (
+    r"(?:[A-Za-z]{2,24}|xn--[0-9A-Za-z-]{2,59})(?![0-9A-Za-z_-])"
+    r"|(?:рф|рус|бел|укр|срб|мкд|бг|ею|қаз|мон|москва|онлайн|сайт|орг|ком|дети|ελ|ευ)(?![\w\u0370-\u052f-])"
+    r"|(?:中国|中國|公司|网络|網絡|网址|网站|中文网|在线|集团|商城|企业|香港|澳门|澳門|台湾|台灣|新加坡)"
+)
 
 
 def _always(_: Match) -> bool:
@@ -150,6 +159,15 @@ def _is_not_the_shops(match: Match) -> bool:
 def _is_phone(match: Match) -> bool:
     """ITU E.164 allows at most 15 digits; fewer than 8 are hardly a full number."""
     return 8 <= sum(character.isdigit() for character in match[0]) <= 15 and _is_not_the_shops(match)
+
+
+def _is_dotted_phone(match: Match) -> bool:
+    """It is long enough for one, and no sum with dots between thousands, no four bytes of an address, no version."""
+    groups = re.split(r"[ .]", match[0][1:])
+    is_sum = all(len(group) == 3 for group in groups[1:])
+    is_address = len(groups) == 4 and all(int(group) < 256 for group in groups)
+    is_version = _VERSION.search(match.string, max(0, match.start() - 20), match.start())
+    return sum(map(len, groups)) >= 10 and not (is_sum or is_address or is_version) and _is_phone(match)
 
 
 # Issuers' first digits and lengths: by Luhn's check alone one random number in ten would be a card.
@@ -230,7 +248,7 @@ DETECTORS: tuple[Detector, ...] = (
         "[EMAIL]",
         "@",
         rf"(?<![0-9A-Za-z_.+{_LETTERS}-])[0-9A-Za-z_{_LETTERS}][0-9A-Za-z_.%+{_LETTERS}-]{{0,63}}"
-        rf"@(?P<domain>(?:[0-9A-Za-z{_LETTERS}][0-9A-Za-z{_LETTERS}-]{{0,62}}\.){{1,8}}[A-Za-z]{{2,24}})(?![0-9A-Za-z_-])",
+        rf"@(?P<domain>(?:(?:[0-9A-Za-z{_LETTERS}][0-9A-Za-z{_LETTERS}-]{{0,62}}|[{_HAN}]{{1,20}})\.){{1,8}}(?:{_DOMAINS_END}))",
         _is_somebodys_address,
     ),
     _personal(
@@ -255,6 +273,14 @@ DETECTORS: tuple[Detector, ...] = (
         "+",
         r"(?<![0-9A-Za-z_+])\+(?!1[ ()-]{0,2}(?:[01]|555))[1-9](?:[ ()-]{0,2}\d){7,14}" + _NUMBER_ENDS,
         _is_phone,
+    ),
+    _personal(
+        "phone",  # the same with dots: groups of two digits or more, only the first of France's has one
+        "[PHONE]",
+        "+",
+        r"(?<![0-9A-Za-z_+])\+(?!1[ .](?:[01]|555))[1-9]\d{0,2}(?:\.| (?=\d{2,4}\.\d{2,4}\.))"
+        r"(?:\d\.(?=(?:\d\d\.){3}))?\d{2,8}(?:\.\d{2,8}){1,5}" + _NUMBER_ENDS,
+        _is_dotted_phone,
     ),
     _personal(
         "phone",  # a Chinese mobile

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
+from stages.lib.findings import findings_in
+from stages.lib.plural import counted
 from stages.lib.records import UNCATEGORISED, Message, Record
 from stages.lib.rejects import Code, Reject
 from stages.lib.words import bare, is_blank, same
@@ -272,7 +274,7 @@ def _alpaca(fields: _Fields) -> tuple[list[Message], str | None]:
         what = f"pair {number} of the history"
         both = fields.as_list(pair, what)
         if isinstance(pair, list) and len(both) != 2:
-            fields.fault(Code.WRONG_TYPE, f"{what} has {len(both)} texts, not a question and an answer")
+            fields.fault(Code.WRONG_TYPE, f"{what} has {counted(len(both), 'text')}, not a question and an answer")
         for role, said in zip(("user", "assistant"), both, strict=False):
             messages.append(Message(role, fields.as_text(said, what)))
     own = fields.own_input()
@@ -377,9 +379,12 @@ def _check_turns(fields: _Fields, messages: list[Message]) -> None:
 
 
 def _tags(fields: _Fields) -> tuple[str, ...]:
-    """A list of texts; one text is one tag, as a CSV cell has it."""
+    """A list of texts; one text is one tag, as a CSV cell has it. What only rules may say is ignored, and named so."""
     value = fields.get("tags")
     items = [value] if isinstance(value, str) else fields.as_list(value or [], '"tags"')
     tags = [tag.strip() for tag in (fields.as_text(item, "a tag") for item in items) if not is_blank(tag)]
+    for code, kind in list(findings_in(tags)):
+        fields.ignore(f"{fields.shown('tags')}[].{code}:…")
+        tags.remove(f"{code}:{kind}")
     language = fields.optional("language")
     return (*tags, *fields.tags, *([f"{LANGUAGE}{language.strip()}"] if language else []))

@@ -53,11 +53,10 @@ _PLAIN = (
 def said(error: json.JSONDecodeError) -> str:
     """What is wrong, and how it is written right, for those who do not read JSON's grammar."""
     after = error.doc[error.pos : error.pos + 16].lstrip()
-    if error.msg.startswith("Invalid control character") and (found := error.doc[error.pos]) not in "\t\n\r":
-        return f"the control character U+{ord(found):04X} stands inside a text: remove it"
-    for trace, advice in _TRACES:
-        if trace.match(after):
-            return advice
+    if error.msg.startswith("Invalid control character") and (character := error.doc[error.pos]) not in "\t\n\r":
+        return f"the control character U+{ord(character):04X} stands inside a text: remove it"
+    if found := trace(after):
+        return found
     if error.msg == "Expecting ',' delimiter" and not after:
         return "a closing bracket is missing"
     if error.msg == "Expecting ',' delimiter" and _LEADING_ZERO.match(error.doc, error.pos - 1):
@@ -67,3 +66,8 @@ def said(error: json.JSONDecodeError) -> str:
             if habit.match(after):
                 return advice
     return next((words for begin, words in _PLAIN if error.msg.startswith(begin)), error.msg)
+
+
+def trace(text: str) -> str | None:
+    """What was done to the file, if the text that stands where JSON cannot go on is a trace of it."""
+    return next((advice for pattern, advice in _TRACES if pattern.match(text)), None)

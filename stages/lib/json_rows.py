@@ -36,6 +36,8 @@ def has_one_object_a_line(path: Path) -> bool:
         with streams.opened(path) as file:
             while len(head) < _HEAD and (more := file.read1(_HEAD)):
                 head += more
+            if not head.removeprefix(streams.BOM).lstrip().startswith(b"["):
+                head += file.readline(_LONGEST)  # the rest of the last line: a row may be longer than that
     except streams.Damaged:
         pass  # who reads the rows finds out, too
     lines = [line.rstrip() for line in head.removeprefix(streams.BOM).split(b"\n") if line.strip()]
@@ -194,6 +196,7 @@ class _Window:
     def fault(self, what: str, at: int | None = None) -> _Fault:
         """Something is wrong at this place, or there."""
         at = self._at if at is None else at
+        what = json_errors.trace(self._text[at : at + _LITERAL]) or what
         column = at - self._text.rfind("\n", 0, at)
         if column == at + 1:  # there is no line feed in the stretch
             column += self._gone

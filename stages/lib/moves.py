@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.lib import artifacts
-from stages.lib.errors import UserError
+from stages.lib.errors import UserError, warn
 
 _FILE = "placed.parquet"
 _KEPT = pa.schema([(name, pa.string()) for name in ("id", "group", "split")])
@@ -23,17 +23,23 @@ _JOINED = "new rows are like them"
 
 
 def remember(folder: Path, placed: pa.Table, settings: Mapping[str, Any]) -> None:
-    """Keep the group and the split of each record, and the params that had a say in it."""
+    """Keep the group and the split of each record, and the params that had a say in it.
+
+    Where that cannot be written, the stage goes on: its outputs are whole without it.
+    """
     said = {key: json.dumps(value) for key, value in settings.items()}
-    with artifacts.replacing(folder) as out:
-        artifacts.write_parquet(out / _FILE, placed.select(_KEPT.names).replace_schema_metadata(said))
+    try:
+        with artifacts.replacing(folder) as out:
+            artifacts.write_parquet(out / _FILE, placed.select(_KEPT.names).replace_schema_metadata(said))
+    except OSError as error:
+        warn(f"{folder} cannot be written ({error.strerror or error}): the next run cannot tell which rows moved.")
 
 
 def remembered(folder: Path) -> pa.Table | None:
-    """What `remember` kept, if it is still there and whole."""
+    """What `remember` kept, if it is still there, whole, and ours to read."""
     try:
         table = artifacts.read_parquet(folder / _FILE, "split")
-    except UserError:
+    except (UserError, OSError):
         return None
     return table if table.schema.equals(_KEPT) else None
 

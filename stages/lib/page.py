@@ -17,12 +17,20 @@ MINUS = "\u2212"
 NO_BREAK = "\u00a0"
 LONGEST_TEXT = 1500  # characters of a prompt or an answer; a page of twenty longer ones would not be read
 CONTROL = re.compile("[\u0000-\u0008\u000b-\u001f]")  # all but tab and line feed
+# What has no form of its own: C1; zero width; marks and overrides of the writing direction (as in Trojan Source,
+# CVE-2021-42574); and Unicode's tags, letters in which instructions are hidden. Joiners are shown only where there is
+# nothing to join: Indic and Arabic words and emoji are spelled with them.
+UNSEEN = re.compile(
+    "[\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]|(?<![\u0590-\u1fff\u2190-\u2bff\ufe0f\U0001f000-\U0001faff])[\u200c\u200d]"
+)
 
 
 def render(**content: Any) -> str:
     """Fill the template. Every text is escaped but `Markup`, which only our own charts are.
 
-    Control characters are shown by their symbols (␀, ␛, ␍): a browser would drop or obey them.
+    Control characters are shown by their symbols (␀, ␛, ␍), and what else a reader cannot see by its number (‹U+202E›):
+    a browser would drop or obey them, and the model reads them.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent),
@@ -33,7 +41,8 @@ def render(**content: Any) -> str:
     )
     environment.filters.update(count=count, percent=percent, significant=significant, cut=cut)
     html = environment.get_template(TEMPLATE.name).render(content)
-    return CONTROL.sub(lambda found: chr(0x2400 + ord(found[0])), html)
+    html = CONTROL.sub(lambda found: chr(0x2400 + ord(found[0])), html)
+    return UNSEEN.sub(lambda found: f"‹U+{ord(found[0]):04X}›", html)
 
 
 def count(number: float | None) -> str:

@@ -4,6 +4,7 @@ A rule decides and returns a value; counting and writing happen once, in the sta
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from stages.lib import scripts
 from stages.lib.detectors import NAMES, Detector, find, may_hold
 from stages.lib.forms import LANGUAGE, is_placeholder
+from stages.lib.plural import counted
 from stages.lib.records import Message, Record
 from stages.lib.rejects import Code, Reject
 from stages.lib.words import is_blank, words
@@ -146,7 +148,7 @@ def too_short(record: Record, params: ValidateParams) -> Reject | None:
     length = len(record.answer.strip())
     if length >= params.min_answer_chars:
         return None
-    reason = f"the answer has {length} characters, fewer than {params.min_answer_chars}"
+    reason = f"the answer has {counted(length, 'character')}, fewer than {params.min_answer_chars}"
     return Reject(Code.TOO_SHORT, reason, {"length": length, "minimum": params.min_answer_chars})
 
 
@@ -155,7 +157,7 @@ def too_long(record: Record, params: ValidateParams) -> Reject | None:
     length = sum(len(message.content) for message in record.messages)
     if length <= params.max_chars:
         return None
-    reason = f"the row has {length:,} characters, more than {params.max_chars:,}"
+    reason = f"the row has {counted(length, 'character')}, more than {params.max_chars:,}"
     return Reject(Code.TOO_LONG, reason, {"length": length, "maximum": params.max_chars})
 
 
@@ -221,7 +223,7 @@ def mask(value: Any, params: ValidateParams) -> Any:
     if isinstance(value, list):
         return [mask(item, params) for item in value]
     if isinstance(value, dict):
-        return {mask(key, params): mask(item, params) for key, item in value.items()}
+        return _masked_fields(value, params)
     if isinstance(value, int) and not isinstance(value, bool):
         return value if (masked := mask(str(value), params)) == str(value) else masked
     if not isinstance(value, str):
@@ -232,6 +234,19 @@ def mask(value: Any, params: ValidateParams) -> Any:
             parts += [value[done : finding.start], finding.detector.mask]
             done = finding.end
     return "".join([*parts, value[done:]])
+
+
+def _masked_fields(row: dict[str, Any], params: ValidateParams) -> dict[str, Any]:
+    """A row with its names masked, too. Those that became the same are numbered: no field takes another's place."""
+    masked: dict[str, Any] = {}
+    again = Counter[str]()
+    for key, value in row.items():
+        name = numbered = mask(key, params)
+        while numbered in masked:
+            again[name] += 1
+            numbered = f"{name} {again[name] + 1}"
+        masked[numbered] = mask(value, params)
+    return masked
 
 
 def _action(detector: Detector, params: ValidateParams) -> str:

@@ -1,6 +1,6 @@
 """What a person should look at among the rows that are kept: where, about what, and why."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,13 +9,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stages.lib import detectors
+from stages.lib.findings import TAGGED, findings_in
 from stages.lib.places import Places
 from stages.lib.records import SCHEMA, Record, from_table
 from stages.lib.rejects import Code
 from stages.lib.unsafe import Watch
 from stages.params.validate import ValidateParams
-
-_TAGGED = (Code.SECRET, Code.PERSONAL_DATA, Code.UNSAFE, Code.REFUSAL, Code.PLACEHOLDER)
 
 
 def on_kept(
@@ -52,7 +51,7 @@ def on_kept(
 def _have_findings(tags: pa.ChunkedArray) -> NDArray[np.bool_]:
     """For each row, whether a rule has tagged it; many rows have only tags of their own."""
     every = tags.combine_chunks()
-    is_finding = pc.match_substring_regex(pc.list_flatten(every), f"^(?:{'|'.join(_TAGGED)}):.")
+    is_finding = pc.match_substring_regex(pc.list_flatten(every), f"^(?:{'|'.join(TAGGED)}):.")
     have = np.zeros(len(every), dtype=bool)
     have[pc.list_parent_indices(every).filter(is_finding).to_numpy()] = True
     return have
@@ -66,7 +65,7 @@ def _records(fit: pa.Table, chosen: NDArray[np.bool_]) -> Iterator[Record]:
 
 def _marked(record: Record, params: ValidateParams, watch: Watch) -> Iterator[tuple[str, str]]:
     """What the tags of a record say that a person should look at: code and reason."""
-    found = list(findings(record.tags))
+    found = list(findings_in(record.tags))
     if any(code == Code.UNSAFE for code, _ in found):
         yield from ((Code.UNSAFE, why) for why in watch.reasons(record))
     for code, kind in found:
@@ -79,11 +78,3 @@ def _marked(record: Record, params: ValidateParams, watch: Watch) -> Iterator[tu
             what = f"what looks like {detectors.NAMES[kind]}"
             masked = f"{what} was replaced by {detectors.MASKS[kind]}; see whether the row still makes sense"
             yield code, masked if action == "redact" else f"the row holds {what}"
-
-
-def findings(tags: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """What rules have found in records and tagged them with: code and kind."""
-    for tag in tags:
-        code, _, kind = tag.partition(":")
-        if kind and code in _TAGGED:
-            yield code, kind

@@ -112,6 +112,13 @@ def test_the_funnel_of_real_stages_accounts_for_every_row(tmp_path, params_for):
 NEWER = {"train": {"rows": 75, "dropped": 0, "examples": 75}}
 
 
+def test_one_row_is_no_plural():
+    one = {"rows": {"read": 1, "kept": 1, "rejected": 0}}
+    assert data_report.funnel(one, None, None, None).summary == (
+        "Of 1 row, 1 (100\u00a0%) is still on the way to training, and 0 were left out."
+    )
+
+
 @pytest.mark.parametrize(
     ("reports", "line"),
     [

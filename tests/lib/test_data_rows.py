@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stages.lib import artifacts, data_rows, rejects
 from stages.lib.data_rows import LONGEST, MOST_CLUSTERS, MOST_EXAMPLES, MOST_LEAKS, MOST_REMARKS
 from stages.lib.errors import UserError
+from stages.lib.findings import ABOUT
 from stages.lib.words import same
 from stages.validate import validate
 from tests.lib.test_dedupe import text
@@ -164,6 +165,7 @@ def test_remarks_are_counted_by_kind_and_the_first_of_each_are_shown(tmp_path):
     rows = [{"source": "a", "line": n, "about": kind, "reason": f"why {n}"} for n, kind in enumerate(kinds, 1)]
     found = data_rows.remarks(write_rows(tmp_path / "remarks.jsonl", rows))
     assert [(kind.about, kind.total) for kind in found] == [("variation", 15), ("conflict", 2), ("secret", 2)]
+    assert [kind.meaning for kind in found] == [ABOUT[kind.about] for kind in found]
     assert found[0].shown == [(f"a:{n}", f"why {n}") for n in range(3, 13)]
 
 

@@ -49,6 +49,18 @@ def test_secrets_are_found_in_english_and_chinese(sentence, kind, secret):
         ("email", "zhang3@qq.com"),
         ("email", "josé@acme.com"),
         ("email", "info@müller.de"),
+        ("email", "anna@почта.рф"),
+        ("email", "info@пример-магазин.бел"),
+        ("email", "zhang3@公司.中国"),
+        ("email", "zhang3@mail.fjordpost.公司"),
+        ("email", "li@例子.com"),
+        ("email", "anna@xn--80a1acny.xn--p1ai"),
+        ("phone", "+1.415.555.2671"),
+        ("phone", "+1 415.555.2671"),
+        ("phone", "+49.30.901820"),
+        ("phone", "+33.1.23.45.67.89"),
+        ("phone", "+45.12.34.56.78"),
+        ("phone", "+86.138.0013.8000"),
         ("phone", "+1 202 555 0143"),
         ("phone", "+49 (30) 901820"),
         ("phone", "+8613800138000"),
@@ -115,6 +127,19 @@ def test_personal_data_is_found_in_english_and_chinese(sentence, kind, value):
         "+100.25 200.50 300.75",
         "temperatures of +12 and +15 degrees",
         "ISBN 978-3-16-148410-0",
+        "+1.234.567.890 people and +12.345.678,50 EUR and +1.000.000.000",  # dots between thousands
+        "+1 234.567.890",
+        "+3.14159265358979 and +1.4155552671",  # one dot: a decimal
+        "+1.5.3.2048 and +2.31.0.1.20240131 and 1.0.0+20.10.2048.3000",
+        "version +14.18.2024.30512",
+        "+10.200.130.140",
+        "+25.11.2026 and +01.12.2025",
+        "+1.555.555.5555 and +1.15.555.26711",
+        "+1.415.555.2671.415.555.2671",
+        "+12 34567890.12",
+        "5@шт.итого 7@кг.нетто",  # a full stop without its blank
+        "@почта.рф and user@сервер and a@почта.рфы and a@公司 and 5@件.共",
+        "info@example.рф.example",
         "4111 1111 1111 1112",  # fails Luhn's check
         "1234567812345670",  # passes it, but nobody issues such cards
         "11010519491231002A",
@@ -147,6 +172,11 @@ def test_a_shops_everyday_numbers_and_words_are_left_alone(text):
     assert found(text) == []
 
 
+def test_an_address_ends_where_chinese_text_goes_on_without_a_blank():
+    text = "写信到bo@fjordpost.com或访问www.fjordpost.com，或zhang3@例子.中国谢谢您"
+    assert found(text) == [("email", "bo@fjordpost.com"), ("email", "zhang3@例子.中国")]
+
+
 def test_of_two_finds_in_one_place_the_larger_counts():
     assert found("4111 1111 1111 1111 or +86 138 0013 8000") == [
         ("card", "4111 1111 1111 1111"),
@@ -177,6 +207,17 @@ def test_many_beginnings_of_private_keys_take_no_longer_than_other_text():
     began = time.process_time()
     assert len(found("-----BEGIN PRIVATE KEY-----!" * 8_000)) == 8_000
     assert time.process_time() - began < 5  # it took half a minute, with each looking for its end up to the text's
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["+1.1", "+1.415.555", "+1.11.11", ".11", "+33.1.23.45.67", "a@", "a@b.", "a@公司.", "公司.", ".рф", "x@рф.рф"],
+)
+def test_no_row_of_like_pieces_takes_long(piece):
+    text = "+1" + piece * (1_000_000 // len(piece))
+    began = time.process_time()
+    list(find(text))
+    assert time.process_time() - began < 5
 
 
 def test_a_sentence_can_name_whatever_is_found():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from stages.lib.findings import TAGGED, findings_in
 from stages.lib.forms import ROLES, Parsed, Question, parse, question_of
 from stages.lib.records import Message
 from stages.lib.rejects import Code
@@ -234,6 +235,19 @@ def test_fields_that_nothing_reads_are_named():
     assert parse({"messages": turns}, "a.json", 1, {}).unused == ("messages[].weight",)
 
 
+@pytest.mark.parametrize("code", TAGGED)
+def test_a_tag_of_the_rows_own_never_passes_for_a_finding_of_ours(code):
+    """It is ignored and named, as a field is that nothing reads: a second round through the pipeline finds anew."""
+    row = {"instruction": "q", "output": "a", "tags": ["vip", f"{code}:email", f" {code}:no-input ", f"{code}: ", code]}
+    parsed = parse(row, "a.json", 1, {})
+    assert parsed.unused == (f"tags[].{code}:…",)
+    assert (parsed.record.tags, list(findings_in(parsed.record.tags))) == (("vip", f"{code}:", code), [])
+    one = parse(
+        {"ask": "q", "output": "a", "labels": f"{code}:x"}, "a.csv", 1, {"instruction": "ask", "tags": "labels"}
+    )
+    assert (one.record.tags, one.unused) == ((), (f"labels[].{code}:…",))
+
+
 @pytest.mark.parametrize(
     ("row", "question"),
     [
@@ -278,7 +292,7 @@ def test_what_a_benchmark_row_asks_is_found_in_any_form(row, question):
             {"instruction": "q", "output": "a", "history": [["one"], [1, "b"], "c"]},
             Code.WRONG_TYPE,
             [
-                "pair 1 of the history has 1 texts, not a question and an answer",
+                "pair 1 of the history has 1 text, not a question and an answer",
                 "pair 2 of the history is the number 1, not text",
                 "pair 3 of the history is text, not a list",
             ],

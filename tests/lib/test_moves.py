@@ -96,3 +96,12 @@ def test_what_is_missing_damaged_or_of_another_form_counts_as_nothing(tmp_path):
     assert moves.remembered(tmp_path / "memory") is None
     pq.write_table(BEFORE.select(["id"]), file)
     assert moves.remembered(tmp_path / "memory") is None
+
+
+def test_a_memory_that_cannot_be_written_costs_a_warning_and_nothing_else(tmp_path, capsys):
+    (tmp_path / "cache").write_text("a file where a folder should be", encoding="utf-8")
+    moves.remember(tmp_path / "cache/memory", BEFORE, SETTINGS)
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: {tmp_path / 'cache/memory'} cannot be written (")
+    assert said.endswith("): the next run cannot tell which rows moved.\n")
+    assert moves.remembered(tmp_path / "cache/memory") is None

@@ -161,6 +161,10 @@ def test_category_and_tags_go_into_tables_too(params):
     assert judge(record(tags=("a\x00",)), params).code == Code.CONTROL_CHARACTERS
 
 
+def test_one_character_is_no_plural(params):
+    assert judge(record(answer="k"), params).reason == "the answer has 1 character, fewer than 3"
+
+
 def test_a_reject_tells_what_was_measured(params):
     reject = judge(record(answer="ok"), params)
     assert reject == Reject(Code.TOO_SHORT, "the answer has 2 characters, fewer than 3", {"length": 2, "minimum": 3})
@@ -220,6 +224,19 @@ def test_the_raw_row_of_a_reject_is_masked_at_any_depth(params_for):
     assert mask(row, params) == row | {"turns": [{"value": "The key is [SECRET]."}]}
     row = {"phone": 13800138000, "bo@fjordpost.com": ["x"], "n": 7}
     assert mask(row, params_for("validate")) == {"phone": "[PHONE]", "[EMAIL]": ["x"], "n": 7}
+
+
+def test_fields_whose_names_are_masked_alike_are_numbered_and_none_is_lost(params_for):
+    """A CSV file without a header has its first row for names."""
+    row = {"bo@fjordpost.com": "1", "[EMAIL]": "2", "ann@fjordpost.com": "3", "[EMAIL] 2": "4", "n": "5"}
+    assert mask(row, params_for("validate")) == {
+        "[EMAIL]": "1",
+        "[EMAIL] 2": "2",
+        "[EMAIL] 3": "3",
+        "[EMAIL] 2 2": "4",
+        "n": "5",
+    }
+    assert mask(row, params_for("validate", personal_data="flag")) == row
 
 
 def test_category_and_tags_which_reports_name_are_searched_too(params_for):

@@ -89,8 +89,43 @@ def test_a_broken_array_keeps_the_rows_before_the_error(tmp_path, text, line):
     assert (bad.line, bad.reject.code, bad.cut) == (line, Code.JSON_SYNTAX, True)
 
 
+MARK = "a conflict mark of git stands here: decide between the two versions and remove the marks"
+SEAM = "a byte order mark stands in the middle of the file: two files were put together; remove it"
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "line"),
+    [
+        ('[\n<<<<<<< HEAD\n{"a": "1"}\n]', MARK, 2),
+        ('[{"a": "1"}\n<<<<<<< HEAD\n, {"a": "2"}\n=======\n>>>>>>> main\n]', MARK, 2),
+        ('[{"a": "1"},\n<<<<<<< HEAD\n{"a": "2"}\n]', MARK, 2),
+        ('[{"a": "1"}]\n>>>>>>> main\n', MARK, 2),
+        ('<<<<<<< HEAD\n[{"a": "1"}]\n', MARK, 1),
+        ('[{"a": "1"}]\n\ufeff[{"a": "2"}]', SEAM, 2),
+        ('[{"a": "1"}\n\ufeff, {"a": "2"}]', SEAM, 2),
+    ],
+)
+def test_a_trace_of_what_was_done_to_the_file_is_called_so_wherever_it_stands(tmp_path, text, what, line):
+    (tmp_path / "rows.json").write_text(text, encoding="utf-8")
+    bad = list(sources.read(tmp_path / "rows.json"))[-1]
+    assert bad.reject.reason == f"not JSON: {what} (column 1); nothing after it was read"
+    assert bad.line == line
+
+
 def test_a_key_that_stands_twice_costs_one_row_of_an_array(read):
     assert read("rows.json", '[{"a": "1", "a": "2"},\n{"a": "3"}]') == [(1, Code.JSON_SYNTAX), (2, {"a": "3"})]
+
+
+@pytest.mark.parametrize("ahead", ["", '{"a": broken}\n'], ids=["first", "second"])
+@pytest.mark.parametrize("ending", ["\n", ""], ids=["more follows", "last"])
+def test_a_row_of_more_than_a_megabyte_makes_a_file_no_other_form(read, ahead, ending):
+    """Read as values that follow one another, the file would end at the first broken row."""
+    long = "x" * (json_rows._HEAD + 1)
+    follow = '{"a": "2",}\n{"a": "3"}\n' if ending else ""
+    found = read("rows.jsonl", f'{ahead}{{"a": "{long}"}}{ending}{follow}')
+    first = len(ahead.splitlines()) + 1
+    more = [(first + 1, Code.JSON_SYNTAX), (first + 2, {"a": "3"})] if ending else []
+    assert found == [(1, Code.JSON_SYNTAX)] * bool(ahead) + [(first, {"a": long}), *more]
 
 
 def test_a_line_that_is_not_utf8_costs_one_row_of_jsonl(read):
@@ -369,6 +404,7 @@ def test_blanks_around_a_column_name_do_not_count(read):
     ("line", "what"),
     [
         ("1,2,3", "the row has 3 cells, the header 2; a cell that holds a comma stands in quotation marks"),
+        ("1", "the row has 1 cell, the header 2; a cell that holds a comma stands in quotation marks"),
         ('"1"x,2', "a quotation mark stands inside a cell; write it twice"),
     ],
 )
@@ -417,19 +453,58 @@ def test_a_broken_csv_row_of_several_lines_says_that_others_may_be_lost_and_stop
     assert len(found) == 4 + 1 + 9
 
 
-def test_a_cell_that_has_swallowed_rows_is_rejected(tmp_path):
-    rows = [f"q{number},a{number}" for number in range(30)]
-    rows[4], rows[20] = 'q4,"a4', 'q20,a20"'
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [6, 8, 20])
+@pytest.mark.parametrize(
+    ("header", "row", "begin", "close"),
+    [
+        ("a,b", "q{},a{}", 'q4,"a4', 'q{},a{}"'),
+        ("a;b;c", "q{};a{};c", 'q4;"a4;c', 'q{};a{}";c'),
+        ("a;b;c", "q{};a{};c", '"q4;a4;c', 'q{}";a{};c'),
+        ("a,b,c,d", "q{},,c,a{}", '"no, thanks",,c,"a4', 'q{},,c,a{}"'),
+    ],
+)
+def test_a_cell_that_has_swallowed_rows_is_rejected(tmp_path, header, row, begin, close, last, end):
+    rows = [row.format(number, number) for number in range(30)]
+    rows[4], rows[last] = begin, close.format(last, last)
+    (tmp_path / "a.csv").write_bytes(end.join([header, *rows]).encode())
+    found = list(sources.read(tmp_path / "a.csv"))
+    (lost,) = [row for row in found if row.reject]
+    assert f"one cell holds {last - 3} lines that look like rows" in lost.reject.reason
+    assert (lost.line, len(found)) == (6, 30 - (last - 4))
+
+
+def test_loosely_written_rows_are_known_when_they_are_many(tmp_path):
+    rows = [f"q{number}, a{number}" for number in range(30)]
+    rows[4], rows[20] = 'q4,"a4', 'q20, a20"'
     (tmp_path / "a.csv").write_text("\n".join(["prompt,completion", *rows]), encoding="utf-8")
     (lost,) = [row for row in sources.read(tmp_path / "a.csv") if row.reject]
-    assert "one cell holds 15 lines that look like rows" in lost.reject.reason
+    assert "one cell holds 17 lines that look like rows" in lost.reject.reason
 
 
-def test_an_answer_of_several_lines_is_no_row_that_swallowed_others(read):
-    cell = "\n".join(
-        ["Dear Ann,", "thank you, and", "all the best.", *["Buy now, please."] * 8, "We ship, today.", "Bye"]
-    )
+LETTER = ["Dear Ann,", "thank you, and", "all the best.", *["Buy now, please."] * 8, "We ship, today.", "Bye"]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        LETTER,
+        ["Of course!", "Rice, cooked", "Peas, frozen", "Salt, little"],  # a comma in each line, as rows have
+        ["The largest:", "Russia 17,098 km²", "Canada 9,984 km²", "China 9,596 km²"],
+        ["name,team", *[f"Ann {number},billing" for number in range(20)]],  # a table with as many columns
+        ["Dear Ann", "yes,", "no,", "perhaps,"],
+        ["Here it is:", "a,b"],
+    ],
+    ids=lambda cell: cell[0],
+)
+def test_an_answer_of_several_lines_is_no_row_that_swallowed_others(read, cell):
+    cell = "\n".join(cell)
     assert read("a.csv", f'prompt,completion\nq,"{cell}"\n') == [(2, {"prompt": "q", "completion": cell})]
+    assert read("b.csv", f'completion,prompt\n"{cell}",q\n') == [(2, {"prompt": "q", "completion": cell})]
+
+
+def test_a_file_of_one_column_has_no_rows_inside_a_cell(read):
+    assert read("a.csv", 'output\n"a\nb\nc\nd"\n') == [(2, {"output": "a\nb\nc\nd"})]
 
 
 def test_a_fault_in_a_csv_header_stops_the_run(tmp_path):
