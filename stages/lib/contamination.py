@@ -163,6 +163,7 @@ class _Search:
     is_common: NDArray[np.bool_]  # whether many rows share it
     rows: Numbers  # of each run held by a row, in the order of the rows: the row
     held: Hashes
+    is_rare: NDArray[np.bool_]  # whether few rows share it
     is_training: NDArray[np.bool_]  # for each row
 
     @classmethod
@@ -173,7 +174,8 @@ class _Search:
         owners = questions.owners()
         holders, held = _runs_held(rows, turns, runs)
         asking = (len(rows.questions) + owners if askers is None else askers[owners])[places]
-        is_common = stand_in_many(np.concatenate([holders, asking]), np.concatenate([held, runs]), MANY)[len(held) :]
+        are_common = stand_in_many(np.concatenate([holders, asking]), np.concatenate([held, runs]), MANY)
+        is_common = are_common[len(held) :]
         is_own = ~_in_common_ends(rows, questions, are_rows=askers is not None)
         for place in places[is_common]:
             is_own[place : place + RUN] = False
@@ -189,6 +191,7 @@ class _Search:
             is_common=is_common,
             rows=holders,
             held=held,
+            is_rare=~are_common[: len(held)],
             is_training=is_training,
         )
 
@@ -205,15 +208,20 @@ class _Holders:
     """Which rows hold each run of the questions."""
 
     def __init__(self, search: _Search) -> None:
+        self._known: dict[int, Numbers] = {}
         order = np.argsort(search.held, kind="stable")
         self._first, last = (np.searchsorted(search.held[order], search.runs, side=side) for side in ("left", "right"))
         self._rows = search.rows[order]
         self.counts = last - self._first
+        self._is_training = search.is_training
 
-    def rows(self, run: int) -> Numbers:
-        """The rows that hold a run, given by its number, in order."""
+    def taught(self, run: int) -> Numbers:
+        """The training rows that hold a run, given by its number, in order."""
         first = self._first[run]
-        return distinct(self._rows[first : first + self.counts[run]])
+        if first not in self._known:
+            rows = distinct(self._rows[first : first + self.counts[run]])
+            self._known[first] = rows[self._is_training[rows]]
+        return self._known[first]
 
 
 def _in_common_ends(rows: Wording, questions: Words, are_rows: bool) -> NDArray[np.bool_]:
@@ -259,13 +267,13 @@ def _runs_held(rows: Wording, turns: Turns, runs: Hashes) -> tuple[Numbers, Hash
 def _held_in_part(search: _Search) -> Iterator[Leak]:
     """What each training row holds of each question, in runs that few rows share."""
     places = defaultdict(list)
-    for number in np.flatnonzero(~search.is_common).tolist():
-        places[int(search.runs[number])].append(number)
+    for number, run in enumerate(search.runs.tolist()):
+        places[run].append(number)
     has_common = np.bincount(search.questions[search.is_common], minlength=len(search.words)) > 0
-    is_taught = search.is_training[search.rows]
+    is_taught = search.is_rare & search.is_training[search.rows]
     found: dict[tuple[int, int], set[int]] = defaultdict(set)
     for row, run in zip(search.rows[is_taught].tolist(), search.held[is_taught].tolist(), strict=True):
-        for number in places.get(run, ()):
+        for number in places[run]:
             first = int(search.places[number])
             found[row, int(search.questions[number])].update(range(first, first + RUN))
     for (row, question), held in found.items():
@@ -296,8 +304,8 @@ def _held_whole(search: _Search, holders: _Holders) -> Iterator[Leak]:
         counts = holders.counts[its]
         if counts.max() > 2 * counts.min():
             continue
-        for row in holders.rows(its.start + int(counts.argmin())).tolist():
-            if search.is_training[row] and np.isin(search.runs[its], search.held_by(row)).all():
+        for row in holders.taught(its.start + int(counts.argmin())).tolist():
+            if np.isin(search.runs[its], search.held_by(row)).all():
                 yield Leak(row, question, 1.0, len(counts) + RUN - 1)
 
 
@@ -310,11 +318,10 @@ def _held_by_many(search: _Search, holders: _Holders) -> Iterator[Common]:
         longest = max(stretches, key=len)
         if len(longest) + RUN - 1 < LONG:
             continue
-        rarest = its.start + int(longest[holders.counts[its][longest].argmin()])
-        rows = holders.rows(rarest)
-        rows = rows[search.is_training[rows]]
+        rows = holders.taught(its.start + int(longest[holders.counts[its][longest].argmin()]))
         for row in rows[:MANY].tolist():
-            words = _longest(np.flatnonzero(np.isin(search.runs[its], search.held_by(row))).tolist()) + RUN - 1
+            held = set(search.held_by(row).tolist())
+            words = _longest(place for place, run in enumerate(search.runs[its].tolist()) if run in held) + RUN - 1
             if words >= LONG:
                 yield Common(question, len(rows), row, words)
                 break

@@ -255,12 +255,14 @@ def distinct(values: NDArray[Any]) -> NDArray[Any]:
 
 def among(hashes: Hashes, wanted: Hashes) -> NDArray[np.bool_]:
     """For each hash: is it one of those wanted? As `np.isin`, faster where few are."""
+    wanted = distinct(wanted)
     bits = min(24, max(8, len(wanted).bit_length() + 4))
     shift = np.uint64(64 - bits)
     is_met = np.zeros(1 << bits, dtype=bool)
     is_met[wanted >> shift] = True
     is_wanted = is_met[hashes >> shift]
-    is_wanted[is_wanted] = np.isin(hashes[is_wanted], wanted)
+    maybe = hashes[is_wanted]
+    is_wanted[is_wanted] = wanted[np.minimum(np.searchsorted(wanted, maybe), len(wanted) - 1)] == maybe
     return is_wanted
 
 
