@@ -205,21 +205,23 @@ class _Search:
 
 
 class _Holders:
-    """Which rows hold each run of the questions."""
+    """Which rows hold a run of words."""
 
     def __init__(self, search: _Search) -> None:
-        self._known: dict[int, Numbers] = {}
         order = np.argsort(search.held, kind="stable")
-        self._first, last = (np.searchsorted(search.held[order], search.runs, side=side) for side in ("left", "right"))
-        self._rows = search.rows[order]
-        self.counts = last - self._first
+        self._held, self._rows = search.held[order], search.rows[order]
         self._is_training = search.is_training
+        self._known: dict[int, Numbers] = {}
 
-    def taught(self, run: int) -> Numbers:
-        """The training rows that hold a run, given by its number, in order."""
-        first = self._first[run]
-        if first not in self._known:
-            rows = distinct(self._rows[first : first + self.counts[run]])
+    def counts(self, runs: Hashes) -> Numbers:
+        """How often each run is held."""
+        return np.searchsorted(self._held, runs, side="right") - np.searchsorted(self._held, runs)
+
+    def taught(self, run: np.uint64) -> Numbers:
+        """The training rows that hold a run, in order."""
+        first, last = (int(np.searchsorted(self._held, run, side=side)) for side in ("left", "right"))
+        if first not in self._known:  # an instruction is asked for by each of its questions
+            rows = distinct(self._rows[first:last])
             self._known[first] = rows[self._is_training[rows]]
         return self._known[first]
 
@@ -267,10 +269,10 @@ def _runs_held(rows: Wording, turns: Turns, runs: Hashes) -> tuple[Numbers, Hash
 def _held_in_part(search: _Search) -> Iterator[Leak]:
     """What each training row holds of each question, in runs that few rows share."""
     places = defaultdict(list)
-    for number, run in enumerate(search.runs.tolist()):
-        places[run].append(number)
     has_common = np.bincount(search.questions[search.is_common], minlength=len(search.words)) > 0
     is_taught = search.is_rare & search.is_training[search.rows]
+    for number in np.flatnonzero(among(search.runs, search.held[is_taught])).tolist():
+        places[int(search.runs[number])].append(number)
     found: dict[tuple[int, int], set[int]] = defaultdict(set)
     for row, run in zip(search.rows[is_taught].tolist(), search.held[is_taught].tolist(), strict=True):
         for number in places[run]:
@@ -300,12 +302,12 @@ def _held_whole(search: _Search, holders: _Holders) -> Iterator[Leak]:
     Of an instruction with an input that many rows begin with, the input's runs stand in far fewer rows than the others.
     """
     for question in np.unique(search.questions[search.own_words[search.questions] == 0]).tolist():
-        its = search.of(question)
-        counts = holders.counts[its]
+        runs = search.runs[search.of(question)]
+        counts = holders.counts(runs)
         if counts.max() > 2 * counts.min():
             continue
-        for row in holders.taught(its.start + int(counts.argmin())).tolist():
-            if np.isin(search.runs[its], search.held_by(row)).all():
+        for row in holders.taught(runs[counts.argmin()]).tolist():
+            if np.isin(runs, search.held_by(row)).all():
                 yield Leak(row, question, 1.0, len(counts) + RUN - 1)
 
 
@@ -313,15 +315,14 @@ def _held_by_many(search: _Search, holders: _Holders) -> Iterator[Common]:
     """The longest piece of each question that many rows hold, if it is long."""
     for question in np.unique(search.questions[search.is_common]).tolist():
         its = search.of(question)
-        common = np.flatnonzero(search.is_common[its])
-        stretches = np.split(common, np.flatnonzero(np.diff(common) > 1) + 1)
-        longest = max(stretches, key=len)
-        if len(longest) + RUN - 1 < LONG:
+        runs, common = search.runs[its], np.flatnonzero(search.is_common[its])
+        piece = runs[max(np.split(common, np.flatnonzero(np.diff(common) > 1) + 1), key=len)]
+        if len(piece) + RUN - 1 < LONG:
             continue
-        rows = holders.taught(its.start + int(longest[holders.counts[its][longest].argmin()]))
+        rows = holders.taught(piece[holders.counts(piece).argmin()])
         for row in rows[:MANY].tolist():
             held = set(search.held_by(row).tolist())
-            words = _longest(place for place, run in enumerate(search.runs[its].tolist()) if run in held) + RUN - 1
+            words = _longest(place for place, run in enumerate(runs.tolist()) if run in held) + RUN - 1
             if words >= LONG:
                 yield Common(question, len(rows), row, words)
                 break
