@@ -38,7 +38,7 @@ PASSAGE = 6  # pieces
 SHORT = 20  # words
 # An input: so many words where two questions differ, and so much in common there; fewer at an end (but for three words,
 # such as "Answer:"). Rows often have a short answer in common; where they have a long one, it takes twice as many.
-# Of planted pairs with single words exchanged and long answers .002 look so, too, and stay.
+# Of planted pairs with single words exchanged and long answers .001 look so, too, and stay.
 INPUT, INPUT_AT_END, AT_END, INPUT_SHARE = 5, 2, 3, 1 / 3
 COPIES = 0.75  # similarity at which rows of one template may be copies; inputs of 10 words to a task of 60 have .7
 # Bands × rows.
