@@ -109,7 +109,8 @@ def validate(
         "categories": _sorted(Counter(kept["category"].to_pylist())),
         "flagged": _sorted(Counter(kind for _, kind in findings_in(pc.list_flatten(kept["tags"]).to_pylist()))),
         "conflicts": {"questions": len(conflicts), "rows": sum(map(len, conflicts))},
-        "variations": {"rows": len(varied)},
+        "variations": {"rows": sum(about == "variation" for about, _ in varied.values())},
+        "inputs": {"rows": sum(about == "input" for about, _ in varied.values())},
         "alike": {"groups": len(alike), "rows": sum(map(len, alike))},
         "lengths": corpus.lengths(kept["messages"]),
         "scripts": _sorted(Counter(fit["script"].filter(pa.array(is_left)).to_pylist())),
@@ -199,27 +200,30 @@ def _settled(places: Places, conflicts: list[list[int]], latest: Mapping[int, in
 
 def _near_duplicates(
     places: Places, fit: pa.Table, is_left: NDArray[np.bool_], threshold: float
-) -> tuple[dict[int, Reject], dict[int, str], list[list[int]]]:
+) -> tuple[dict[int, Reject], dict[int, tuple[str, str]], list[list[int]]]:
     """Rows that nearly repeat an earlier one that is kept.
 
-    Also those whose answer makes them worth it, with why; and what may be copies of one row, or a task.
+    Also those whose answer or input makes them worth it, with why; and what may be copies of one row, or a task.
     """
     numbers = np.flatnonzero(is_left)
     repeats = dedupe.near_repeats(judging.wording(fit, is_left), threshold)
     dropped: dict[int, Reject] = {}
-    varied: dict[int, str] = {}
-    for earlier, later, likeness, answers in repeats.in_order():
+    varied: dict[int, tuple[str, str]] = {}
+    for earlier, later, likeness, answers, is_input in repeats.in_order():
         first, row = int(numbers[earlier]), int(numbers[later])
         if first in dropped or row in dropped:
             continue
         place, similarity = places.of(first), round(min(likeness, answers), 3)
         if answers < threshold:
             why = f"the question is nearly that of {place} (similarity {likeness:.2f}), but not the answer"
-            varied.setdefault(row, why)
-            continue
-        reason = f"question and answer are nearly those of {place} (similarity {similarity:.2f})"
-        detail = {"repeats": place, "repeats_id": fit["id"][first].as_py(), "similarity": similarity}
-        dropped[row] = Reject(Code.NEAR_DUPLICATE, reason, detail)
+            varied.setdefault(row, ("variation", why))
+        elif is_input:
+            why = f"question and answer are nearly those of {place}, but for one place, which passes for another input"
+            varied.setdefault(row, ("input", why))
+        else:
+            reason = f"question and answer are nearly those of {place} (similarity {similarity:.2f})"
+            detail = {"repeats": place, "repeats_id": fit["id"][first].as_py(), "similarity": similarity}
+            dropped[row] = Reject(Code.NEAR_DUPLICATE, reason, detail)
     together = defaultdict(list)
     for row, head in zip(numbers.tolist(), dedupe.components(len(numbers), repeats.copies), strict=True):
         if row not in dropped:

@@ -165,8 +165,18 @@ def test_files_that_hold_nothing_or_are_not_what_they_say_are_rejected_rows(run)
     ]
 
 
+@pytest.mark.parametrize(
+    "bad", ["Where is it,it is late,soon", '"Where" is it,soon', "请问在哪里", '"请问"在哪里,明天到']
+)
+def test_a_line_that_is_no_csv_is_the_only_row_rejected(run, bad):
+    outcome = run({"a.csv": f"instruction,output\nWhere is my lamp?,On its way.\n{bad}\n"})
+    assert places(outcome) == [("a.csv:3", Code.CSV_SYNTAX)]
+    assert outcome.metrics["rows"] == {"read": 2, "kept": 1, "rejected": 1}
+
+
 def test_every_code_of_this_stage_is_planted():
     others = {Code.CONFLICTING_ANSWER, Code.EXACT_DUPLICATE, Code.NEAR_DUPLICATE, Code.EMPTY_FILE, Code.UNREADABLE}
+    others.add(Code.CSV_SYNTAX)
     later = {Code.CONTAMINATED, Code.TEMPLATE_REFUSED, Code.TOO_MANY_TOKENS}  # codes of split, format and tokenize
     assert {code for code, *_ in PLANTED} | others | later == set(Code)
 
@@ -345,7 +355,7 @@ def test_what_a_person_should_look_at_among_the_kept_rows_is_named_with_its_plac
         alpaca("Do you sell gift cards?", "Yes.", tags=["vip", "secret"]),
     ]
     found = run({"a.jsonl": rows}).remarks
-    assert {remark["about"] for remark in found} == ABOUT.keys() - {"secret", "alike"}
+    assert {remark["about"] for remark in found} == ABOUT.keys() - {"secret", "alike", "input"}
     assert [tuple(remark.values()) for remark in found] == [
         ("a.jsonl", 1, "conflict", "a.jsonl:2 answers the same question differently"),
         ("a.jsonl", 2, "conflict", "a.jsonl:1 answers the same question differently"),
@@ -376,6 +386,16 @@ def test_many_rows_that_may_be_copies_are_kept_and_named_once(run):
     ]
 
 
+def test_a_row_that_passes_for_another_input_is_kept_and_told_of(run):
+    task = text(random.Random(10), 40)
+    rows = [alpaca(f"{task} {own}", "shipping") for own in ("my lamp is late", "where did your driver go")]
+    outcome = run({"a.jsonl": [GOOD, *rows]})
+    assert len(outcome.kept) == 3
+    assert outcome.metrics["inputs"] == {"rows": 1}
+    why = "question and answer are nearly those of a.jsonl:2, but for one place, which passes for another input"
+    assert [tuple(remark.values()) for remark in outcome.remarks] == [("a.jsonl", 3, "input", why)]
+
+
 def test_what_must_not_be_learned_is_not_kept_with_the_rejects_either(run):
     mail = "anna@fjordpost.com"
     outcome = run({"a.jsonl": [GOOD, alpaca(answer=""), alpaca(f"Write to {mail}", "")]})
@@ -401,6 +421,7 @@ def test_the_report_tells_what_was_found(run):
         "flagged": {"email": 1},
         "conflicts": {"questions": 0, "rows": 0},
         "variations": {"rows": 0},
+        "inputs": {"rows": 0},
         "alike": {"groups": 0, "rows": 0},
         "lengths": {
             "prompt": {"p5": 12, "p25": 12, "p50": 18, "p75": 33, "p95": 33, "p100": 33},

@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 
 from stages.lib.records import Record
 from stages.lib.wording import Wording
-from stages.lib.words import Hashes, Numbers, Words, among, distinct, hashed_plain, mix, ngrams, stand_in_many
+from stages.lib.words import Hashes, Numbers, Words, among, distinct, hashed, hashed_plain, mix, ngrams, stand_in_many
 
 RUN = 8  # words
 LONG = 13  # words in a row (GPT-3, arXiv:2005.14165): told of, even where they are a small part of the question
+# Words to `dedupe`, since 3 + 5 is not 3 * 5; but runs must be met within **bold** text and > quoted mail.
+_SIGNS = hashed("*/>|#~+=<^&$%@").hashes
 FEW = 2  # words of its own: so many must a question have that is found whole in other text
 MANY = 10  # rows, of all splits, and questions of benchmarks
 
@@ -43,7 +45,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class Common:
-    """`LONG` words in a row of a question, or more, that more than `MANY` rows hold."""
+    """A piece of a question that more than `MANY` rows hold: of `LONG` words in a row, of a benchmark's of `RUN`."""
 
     question: int
     rows: int  # training rows
@@ -123,7 +125,7 @@ def find(
     return Found(
         leaks=_worst_of_each(leaks, lambda leak: (leak.share, leak.longest)),
         overlaps=_worst_of_each(long, lambda part: part.longest),
-        common=list(_held_by_many(search, holders)),
+        common=list(_held_by_many(search, holders, told, LONG if askers is not None else RUN)),
     )
 
 
@@ -170,11 +172,13 @@ class _Search:
     def over(
         cls, rows: Wording, turns: Turns, training: Numbers, questions: Words, askers: Numbers | None
     ) -> "_Search":
+        questions = questions.without(_SIGNS)
         places, runs = ngrams(questions, RUN)
         owners = questions.owners()
         holders, held = _runs_held(rows, turns, runs)
         asking = (len(rows.questions) + owners if askers is None else askers[owners])[places]
-        are_common = stand_in_many(np.concatenate([holders, asking]), np.concatenate([held, runs]), MANY)
+        many = MANY + (askers is None)  # a benchmark's question is no row
+        are_common = stand_in_many(np.concatenate([holders, asking]), np.concatenate([held, runs]), many)
         is_common = are_common[len(held) :]
         is_own = ~_in_common_ends(rows, questions, are_rows=askers is not None)
         for place in places[is_common]:
@@ -233,7 +237,8 @@ def _in_common_ends(rows: Wording, questions: Words, are_rows: bool) -> NDArray[
     """
     is_common = np.zeros(len(questions.hashes), dtype=bool)
     is_part = np.diff(rows.inputs.starts) < np.diff(rows.questions.starts)  # else it would count twice
-    texts = [rows.questions, rows.inputs.take(np.flatnonzero(is_part)), *([] if are_rows else [questions])]
+    texts = [one.without(_SIGNS) for one in (rows.questions, rows.inputs.take(np.flatnonzero(is_part)))]
+    texts += [] if are_rows else [questions]
     for firsts, step in ((questions.starts[:-1], 1), (questions.starts[1:] - 1, -1)):
         others = zip(*(_ends(one, step) for one in texts), strict=True)
         for depth, (asked, codes) in enumerate(zip(_ends(questions, step), others, strict=True)):
@@ -258,9 +263,10 @@ def _runs_held(rows: Wording, turns: Turns, runs: Hashes) -> tuple[Numbers, Hash
     holders, held = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
     every_row = np.arange(len(rows.questions))
     for owners, texts in ((every_row, rows.questions), (every_row, rows.answers), (turns.rows, turns.texts)):
-        places, found = ngrams(texts, RUN)
+        bare = texts.without(_SIGNS)
+        places, found = ngrams(bare, RUN)
         is_wanted = among(found, runs)
-        holders.append(owners[np.searchsorted(texts.starts, places[is_wanted], side="right") - 1])
+        holders.append(owners[np.searchsorted(bare.starts, places[is_wanted], side="right") - 1])
         held.append(found[is_wanted])
     order = np.argsort(np.concatenate(holders), kind="stable")
     return np.concatenate(holders)[order], np.concatenate(held)[order]
@@ -311,18 +317,18 @@ def _held_whole(search: _Search, holders: _Holders) -> Iterator[Leak]:
                 yield Leak(row, question, 1.0, len(counts) + RUN - 1)
 
 
-def _held_by_many(search: _Search, holders: _Holders) -> Iterator[Common]:
-    """The longest piece of each question that many rows hold, if it is long."""
+def _held_by_many(search: _Search, holders: _Holders, gone: set[int], least: int) -> Iterator[Common]:
+    """The longest piece of each question that many rows hold, if it has enough words and some of the rows stay."""
     for question in np.unique(search.questions[search.is_common]).tolist():
         its = search.of(question)
         runs, common = search.runs[its], np.flatnonzero(search.is_common[its])
         piece = runs[max(np.split(common, np.flatnonzero(np.diff(common) > 1) + 1), key=len)]
-        if len(piece) + RUN - 1 < LONG:
+        if len(piece) + RUN - 1 < least:
             continue
-        rows = holders.taught(piece[holders.counts(piece).argmin()])
-        for row in rows[:MANY].tolist():
+        rows = [row for row in holders.taught(piece[holders.counts(piece).argmin()]).tolist() if row not in gone]
+        for row in rows[:MANY]:
             held = set(search.held_by(row).tolist())
             words = _longest(place for place, run in enumerate(runs.tolist()) if run in held) + RUN - 1
-            if words >= LONG:
+            if words >= least:
                 yield Common(question, len(rows), row, words)
                 break

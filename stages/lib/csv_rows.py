@@ -8,6 +8,7 @@ from typing import TextIO
 
 from stages.lib.plural import counted
 from stages.lib.raw import RawRow, broken, not_utf8
+from stages.lib.rejects import Code
 
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 _PLAIN = {"expected after '\"'": "a quotation mark stands inside a cell; write it twice"}
@@ -30,7 +31,7 @@ def from_table(file: TextIO) -> Iterator[RawRow]:
             header = [name.strip() for name in row]
             named = [name for name in header if name]
             if not bad and len(set(named)) < len(named):
-                bad = broken(line, lines.text, "not CSV: the header names a column twice", cut=True)
+                bad = _bad(line, lines.text, "not CSV: the header names a column twice", cut=True)
             if bad:
                 yield bad
                 return
@@ -54,9 +55,13 @@ def _row(line: int, row: list[str], header: list[str], lines: "_Lines") -> RawRo
                 f"not CSV: one cell holds {swallowed} lines that look like rows; a quotation mark is missing, or one "
                 "too many (if not, write the row into a JSON file)"
             )
-            return broken(line, lines.text, what)
+            return _bad(line, lines.text, what)
     # Spreadsheets write columns without a name and without a cell: these are nothing.
     return RawRow(line, {name: cell for name, cell in zip(header, row, strict=True) if name or cell})
+
+
+def _bad(line: int, text: str, reason: str, cut: bool = False) -> RawRow:
+    return broken(line, text, reason, Code.CSV_SYNTAX, cut)
 
 
 def _rows_within(cell: str, place: int, width: int, mark: str) -> int:
@@ -78,8 +83,8 @@ def _lost(line: int, lines: "_Lines", what: str) -> RawRow:
     """A row that cannot be read. If it goes over several lines, rows may have been swallowed by an open quote."""
     last = line + lines.text.rstrip().count("\n")
     if last == line:
-        return broken(line, lines.text, what)
-    return broken(line, lines.text, f"{what}; the row goes on to line {last}, and others may be lost in it")._replace(
+        return _bad(line, lines.text, what)
+    return _bad(line, lines.text, f"{what}; the row goes on to line {last}, and others may be lost in it")._replace(
         cut=True
     )
 
@@ -98,7 +103,7 @@ def _rows(lines: "_Lines") -> Iterator[tuple[int, list[str] | RawRow]]:
         except csv.Error as error:
             if str(error).startswith(("unexpected end", "field larger")):
                 what = "not CSV: a quotation mark is never closed"
-                yield line, not_utf8(line, lines.text) or broken(line, lines.text, what, cut=True)
+                yield line, not_utf8(line, lines.text) or _bad(line, lines.text, what, cut=True)
                 return
             what = f"not CSV: {_PLAIN.get(str(error)[4:], str(error))}"
             yield line, not_utf8(line, lines.text) or _lost(line, lines, what)

@@ -39,7 +39,7 @@ SHORT = 20  # words
 # An input: so many words where two questions differ, and so much in common there; fewer at an end (but for three words,
 # such as "Answer:"). Rows often have a short answer in common; where they have a long one, it takes twice as many.
 # Of planted pairs with single words exchanged and long answers .001 look so, too, and stay.
-INPUT, INPUT_AT_END, AT_END, INPUT_SHARE = 5, 2, 3, 1 / 3
+INPUT, INPUT_AT_END, AT_END, INPUT_SHARE = 4, 2, 3, 1 / 3
 COPIES = 0.75  # similarity at which rows of one template may be copies; inputs of 10 words to a task of 60 have .7
 # Bands × rows.
 TO_DELETE = (25, 5)  # .990 at .7
@@ -128,15 +128,20 @@ class Repeats:
     pairs: Pairs
     questions: Shares
     answers: Shares
+    is_input: NDArray[np.bool_]  # they differ in one place, which is the input to one instruction: not the same row
     copies: Pairs  # rows that are alike as a whole, question and answer, but not in what is their own
     copied: Shares  # how alike they are
 
-    def in_order(self) -> Iterator[tuple[int, int, float, float]]:
-        """The pairs by their later row; of one row's, the most alike first."""
+    def in_order(self) -> Iterator[tuple[int, int, float, float, bool]]:
+        """The pairs by their later row, with all figures; of one row's, the most alike first."""
         order = np.lexsort((self.pairs[:, 0], -np.minimum(self.questions, self.answers), self.pairs[:, 1]))
         for place in order.tolist():
             earlier, later = self.pairs[place].tolist()
-            yield earlier, later, float(self.questions[place]), float(self.answers[place])
+            yield earlier, later, float(self.questions[place]), float(self.answers[place]), bool(self.is_input[place])
+
+    def same_rows(self, threshold: float) -> Pairs:
+        """The pairs that are near-duplicates."""
+        return self.pairs[(self.answers >= threshold) & ~self.is_input]
 
 
 def near_repeats(wording: Wording, threshold: float, bands_and_rows: tuple[int, int] = TO_DELETE) -> Repeats:
@@ -147,18 +152,17 @@ def near_repeats(wording: Wording, threshold: float, bands_and_rows: tuple[int, 
     pairs = pairs[_have_same_numbers(wording.questions, pairs)]
     likeness = _likeness(questions, pairs)
     pairs, likeness = pairs[likeness >= threshold], likeness[likeness >= threshold]
-    is_one = ~_have_other_inputs(wording, pairs)
-    pairs, likeness = pairs[is_one], likeness[is_one]
     has_input = np.diff(wording.inputs.starts) > 0
     both = has_input[pairs].all(axis=1)
     if both.any():
         inputs = prepare(wording.inputs, MANY_TO_DELETE)
         likeness[both] = np.minimum(likeness[both], _likeness(inputs, pairs[both]))
         pairs, likeness = pairs[likeness >= threshold], likeness[likeness >= threshold]
+    is_input = _have_other_inputs(wording, pairs)
     if not len(pairs):
-        return Repeats(pairs, likeness, np.empty(0), copies, copied)
+        return Repeats(pairs, likeness, np.empty(0), is_input, copies, copied)
     answers = _likeness(prepare(wording.answers, MANY_TO_DELETE), pairs)
-    return Repeats(pairs, likeness, answers * _have_same_numbers(wording.answers, pairs), copies, copied)
+    return Repeats(pairs, likeness, answers * _have_same_numbers(wording.answers, pairs), is_input, copies, copied)
 
 
 def _copies(wording: Wording, questions: Texts, threshold: float) -> tuple[Pairs, Shares]:
@@ -178,12 +182,16 @@ def _copies(wording: Wording, questions: Texts, threshold: float) -> tuple[Pairs
     return pairs[are_copies], likeness[are_copies]
 
 
-def like_questions(wording: Wording, threshold: float) -> tuple[Pairs, Shares]:
-    """Pairs of rows whose questions are alike at `threshold`, whatever their numbers and answers, and how alike."""
+def like_questions(wording: Wording, threshold: float) -> tuple[Pairs, Shares, Words]:
+    """Pairs of rows whose questions are alike at `threshold`, whatever their numbers and answers, and how alike.
+
+    Of many rows that are all alike not all pairs are found, but enough to hold them together. The pieces that were
+    compared are given, too.
+    """
     questions = prepare(wording.questions, MANY_TO_GROUP)
     pairs = candidates(questions.own, *TO_GROUP)
     likeness = jaccard(questions.own, pairs)
-    return pairs[likeness >= threshold], likeness[likeness >= threshold]
+    return pairs[likeness >= threshold], likeness[likeness >= threshold], questions.own
 
 
 def _likeness(texts: Texts, pairs: Pairs) -> Shares:

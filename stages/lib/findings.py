@@ -12,6 +12,7 @@ from stages.lib.rejects import Code
 ABOUT: dict[str, str] = {
     "conflict": "the same question has another answer elsewhere",
     "variation": "the question is nearly that of another row, the answer is not",
+    "input": "the row is nearly another one, but for one place, which passes for another input to the same task",
     "alike": "the row and more than ten others are the same but for a few words: copies, or a task",
     Code.SECRET: "a key or token was replaced by [SECRET], or stays where the settings only flag it",
     Code.PERSONAL_DATA: "something was replaced by [EMAIL] and the like, or stays where the settings only flag it",

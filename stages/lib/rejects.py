@@ -38,13 +38,18 @@ class Code(StrEnum):
     EMPTY_FILE = "empty-file", "the file holds no row", "Fill or remove the file."
     JSON_SYNTAX = (
         "json-syntax",
-        "the text is not strict JSON (or CSV) at this line; what follows in a broken array is lost, and the run stops",
+        "the text is not strict JSON at this line; what follows in a broken array is lost, and the run stops",
         "Mend the line; for help, paste it into a JSON checker, or open the file in VS Code.",
+    )
+    CSV_SYNTAX = (
+        "csv-syntax",
+        "the text is not CSV with a header at this line; where rows may have been swallowed, the run stops",
+        "Mend the line in a text editor, or save the file as CSV again.",
     )
     MISSING_FIELD = (
         "missing-field",
         "a field that the row's form needs is not there",
-        "Add the field, or name yours under validate.columns in params.yaml.",
+        "Add the field (the first line of a CSV names them), or name yours under validate.columns in params.yaml.",
     )
     WRONG_TYPE = (
         "wrong-type",

@@ -22,7 +22,7 @@ def on_kept(
     fit: pa.Table,
     is_kept: NDArray[np.bool_],
     conflicts: list[list[int]],
-    varied: Mapping[int, str],
+    varied: Mapping[int, tuple[str, str]],
     alike: list[list[int]],
     params: ValidateParams,
     watch: Watch,
@@ -35,7 +35,7 @@ def on_kept(
             verb = "answer" if len(stay) > 2 else "answers"
             said.append((row, "conflict", f"{places.few(stay, but=row)} {verb} the same question differently"))
     contested = {row for row, *_ in said}
-    said += [(row, "variation", why) for row, why in varied.items() if row not in contested]
+    said += [(row, about, why) for row, (about, why) in varied.items() if row not in contested]
     for together in alike:
         others = places.few(together, but=together[0])
         said.append((together[0], "alike", f"but for a few words, question and answer are those of {others}"))

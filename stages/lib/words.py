@@ -112,6 +112,13 @@ class Words:
         starts = np.concatenate([[0], np.cumsum(lengths)])
         return Words(starts, self.hashes[np.arange(starts[-1]) + np.repeat(self.starts[texts] - starts[:-1], lengths)])
 
+    def without(self, words: Hashes) -> "Words":
+        """The texts without some words."""
+        is_left = ~among(self.hashes, words)
+        if is_left.all():
+            return self
+        return Words(np.concatenate([[0], np.cumsum(is_left)])[self.starts], self.hashes[is_left])
+
     @classmethod
     def end_to_end(cls, parts: Iterable["Words"]) -> "Words":
         """The texts of all, in order."""

@@ -226,4 +226,33 @@ def test_what_many_rows_hold_of_a_question_is_told_of(are_benchmarks):
     assert (found.leaks, found.overlaps) == ([], [])
     assert found.common == [contamination.Common(question=1, rows=30, row=1, longest=20)]
     short = [record(f"{text(rng, 9)} {' '.join(question[5:16])} {text(rng, 9)}") for _ in range(30)]
-    assert find(short, [" ".join(question)], 0.5, are_benchmarks=are_benchmarks).common == []
+    told = find(short, [" ".join(question)], 0.5, are_benchmarks=are_benchmarks).common
+    assert [one.longest for one in told] == [11] * are_benchmarks  # a benchmark is no task of ours, so all is told
+
+
+@pytest.mark.parametrize("rows", [10, 11])
+def test_ten_rows_that_hold_most_of_a_benchmark_question_are_not_many(rows):
+    rng = random.Random(14)
+    question = text(rng, 20).split()
+    training = [record(f"{text(rng, 9)} {' '.join(question[4:16])} {text(rng, 9)}") for _ in range(rows)]
+    found = find(training, [" ".join(question)], 0.5, are_benchmarks=True)
+    assert len(found.leaks) == (10 if rows == 10 else 0)
+    assert [one.rows for one in found.common] == ([] if rows == 10 else [11])
+
+
+def test_what_many_rows_share_is_not_told_of_rows_that_are_left_out():
+    rng = random.Random(15)
+    question = text(rng, 30)
+    training = [record(f"{text(rng, 10)} {question} {text(rng, 10)}") for _ in range(40)]
+    found = find(training, [question], 0.5, are_benchmarks=True)
+    assert (len(found.leaks), found.common) == (40, [])
+
+
+@pytest.mark.parametrize("sign", ["\n> ", " / ", " ** "])
+def test_signs_between_the_words_hide_no_question(sign):
+    rng = random.Random(16)
+    words = text(rng, 25).split()
+    hidden = sign.join(" ".join(words[first : first + 5]) for first in range(0, 25, 5))
+    assert caught([record(f"{text(rng, 20)} {hidden} {text(rng, 20)}")], [" ".join(words)], are_benchmarks=True) == [
+        (0, 0)
+    ]

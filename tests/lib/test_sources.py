@@ -177,11 +177,11 @@ def test_a_csv_row_stands_at_the_line_where_it_begins(read):
 def test_a_bad_csv_line_costs_one_row(read, line):
     rows = read("rows.csv", f"instruction,output\na,b\n{line}\nc,d\n")
     assert [line for line, _ in rows] == [2, 3, 4]
-    assert rows[1][1] == Code.JSON_SYNTAX
+    assert rows[1][1] == Code.CSV_SYNTAX
 
 
 def test_a_csv_header_that_names_a_column_twice_is_refused(read):
-    assert read("rows.csv", "output,output\na,b\n") == [(1, Code.JSON_SYNTAX)]
+    assert read("rows.csv", "output,output\na,b\n") == [(1, Code.CSV_SYNTAX)]
 
 
 def test_a_quotation_mark_that_is_never_closed_says_that_the_rest_is_lost(tmp_path):
