@@ -45,6 +45,7 @@ COPIES = 0.75  # similarity at which rows of one template may be copies; inputs 
 TO_DELETE = (25, 5)  # .990 at .7
 TO_GROUP = (42, 3)  # .996 at .5
 _TEXTS = 2048  # cut into pieces at once
+_AT_ONCE = 1 << 16  # pairs whose words are laid side by side at once: there may be twenty for each row
 
 
 @dataclass(frozen=True)
@@ -172,14 +173,13 @@ def _copies(wording: Wording, questions: Texts, threshold: float) -> tuple[Pairs
     if len(rows) <= MANY_TO_DELETE:
         return np.empty((0, 2), dtype=np.int64), np.empty(0)
     answers = prepare(wording.answers.take(rows), len(rows)).whole
-    pairs = candidates(answers, *TO_DELETE)
-    likeness = jaccard(answers, pairs)
-    pairs, likeness = rows[pairs[likeness >= threshold]], likeness[likeness >= threshold]
-    likeness = np.minimum(likeness, jaccard(questions.whole, pairs))
-    pairs, likeness = pairs[likeness >= threshold], likeness[likeness >= threshold]
-    are_copies = _have_same_numbers(wording.questions, pairs) & _have_same_numbers(wording.answers, pairs)
-    are_copies &= ~_have_other_inputs(wording, pairs)
-    return pairs[are_copies], likeness[are_copies]
+    found = candidates(answers, *TO_DELETE)
+    # What can be told without counting pieces comes first: thousands of rows of a task may have one canned answer.
+    for words in (wording.questions, wording.answers):
+        found = found[_have_same_numbers(words, rows[found])]
+    found = found[~_have_other_inputs(wording, rows[found])]
+    likeness = np.minimum(jaccard(questions.whole, rows[found]), jaccard(answers, found))
+    return rows[found[likeness >= threshold]], likeness[likeness >= threshold]
 
 
 def like_questions(wording: Wording, threshold: float) -> tuple[Pairs, Shares, Words]:
@@ -218,6 +218,11 @@ def _have_same_numbers(words: Words, pairs: Pairs) -> NDArray[np.bool_]:
 
 def _have_other_inputs(wording: Wording, pairs: Pairs) -> NDArray[np.bool_]:
     """Whether two questions are the same up to some place and from another on, and between hardly share a word."""
+    chunks = [_other_inputs(wording, pairs[start : start + _AT_ONCE]) for start in range(0, len(pairs), _AT_ONCE)]
+    return np.concatenate([np.empty(0, dtype=bool), *chunks])
+
+
+def _other_inputs(wording: Wording, pairs: Pairs) -> NDArray[np.bool_]:
     words = wording.questions
     lengths = np.diff(words.starts)[pairs]
     fronts = _common(words.hashes, words.starts[pairs], lengths.min(axis=1), 1)
