@@ -15,7 +15,7 @@ It is told of, once for each question.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -112,7 +112,7 @@ def find(
         askers: for each question the row that asks it; None if they are a benchmark's.
     """
     search = _Search.over(rows, turns, training, questions, askers)
-    holders = _Holders(search)
+    holders = _Holders.among(search)
     parts = list(_held_in_part(search))
     leaks = [
         *_asked_word_for_word(rows, turns, search.is_training, questions),
@@ -125,7 +125,7 @@ def find(
     return Found(
         leaks=_worst_of_each(leaks, lambda leak: (leak.share, leak.longest)),
         overlaps=_worst_of_each(long, lambda part: part.longest),
-        common=list(_held_by_many(search, holders, told, LONG if askers is not None else RUN)),
+        common=list(_held_by_many(search, holders.without(told), RUN if askers is None else LONG)),
     )
 
 
@@ -208,26 +208,38 @@ class _Search:
         return self.held[slice(*np.searchsorted(self.rows, [row, row + 1]))]
 
 
+@dataclass(frozen=True)
 class _Holders:
-    """Which rows hold a run of words."""
+    """Which of the rows that matter hold a run of words."""
 
-    def __init__(self, search: _Search) -> None:
+    held: Hashes  # sorted
+    rows: Numbers  # of each
+    matters: NDArray[np.bool_]  # for each row
+    known: dict[int, Numbers] = field(default_factory=dict)  # an instruction is asked for by each of its questions
+
+    @classmethod
+    def among(cls, search: _Search) -> "_Holders":
+        """The training rows."""
         order = np.argsort(search.held, kind="stable")
-        self._held, self._rows = search.held[order], search.rows[order]
-        self._is_training = search.is_training
-        self._known: dict[int, Numbers] = {}
+        return cls(search.held[order], search.rows[order], search.is_training)
+
+    def without(self, rows: Iterable[int]) -> "_Holders":
+        """The same but for some rows."""
+        matters = self.matters.copy()
+        matters[list(rows)] = False
+        return _Holders(self.held, self.rows, matters)
 
     def counts(self, runs: Hashes) -> Numbers:
-        """How often each run is held."""
-        return np.searchsorted(self._held, runs, side="right") - np.searchsorted(self._held, runs)
+        """How often any row holds each run."""
+        return np.searchsorted(self.held, runs, side="right") - np.searchsorted(self.held, runs)
 
-    def taught(self, run: np.uint64) -> Numbers:
-        """The training rows that hold a run, in order."""
-        first, last = (int(np.searchsorted(self._held, run, side=side)) for side in ("left", "right"))
-        if first not in self._known:  # an instruction is asked for by each of its questions
-            rows = distinct(self._rows[first:last])
-            self._known[first] = rows[self._is_training[rows]]
-        return self._known[first]
+    def of(self, run: np.uint64) -> Numbers:
+        """The rows that hold a run, in order."""
+        first, last = (int(np.searchsorted(self.held, run, side=side)) for side in ("left", "right"))
+        if first not in self.known:
+            rows = distinct(self.rows[first:last])
+            self.known[first] = rows[self.matters[rows]]
+        return self.known[first]
 
 
 def _in_common_ends(rows: Wording, questions: Words, are_rows: bool) -> NDArray[np.bool_]:
@@ -312,21 +324,21 @@ def _held_whole(search: _Search, holders: _Holders) -> Iterator[Leak]:
         counts = holders.counts(runs)
         if counts.max() > 2 * counts.min():
             continue
-        for row in holders.taught(runs[counts.argmin()]).tolist():
+        for row in holders.of(runs[counts.argmin()]).tolist():
             if np.isin(runs, search.held_by(row)).all():
                 yield Leak(row, question, 1.0, len(counts) + RUN - 1)
 
 
-def _held_by_many(search: _Search, holders: _Holders, gone: set[int], least: int) -> Iterator[Common]:
-    """The longest piece of each question that many rows hold, if it has enough words and some of the rows stay."""
+def _held_by_many(search: _Search, holders: _Holders, least: int) -> Iterator[Common]:
+    """The longest piece of each question that many rows hold, if it has enough words."""
     for question in np.unique(search.questions[search.is_common]).tolist():
         its = search.of(question)
         runs, common = search.runs[its], np.flatnonzero(search.is_common[its])
         piece = runs[max(np.split(common, np.flatnonzero(np.diff(common) > 1) + 1), key=len)]
         if len(piece) + RUN - 1 < least:
             continue
-        rows = [row for row in holders.taught(piece[holders.counts(piece).argmin()]).tolist() if row not in gone]
-        for row in rows[:MANY]:
+        rows = holders.of(piece[holders.counts(piece).argmin()])
+        for row in rows[:MANY].tolist():
             held = set(search.held_by(row).tolist())
             words = _longest(place for place, run in enumerate(runs.tolist()) if run in held) + RUN - 1
             if words >= least:

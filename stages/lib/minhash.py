@@ -85,13 +85,12 @@ def _within_buckets(band: NDArray[np.uint32]) -> Iterator[tuple[Numbers, Numbers
 
 
 def jaccard(pieces: Words, pairs: Pairs) -> Shares:
-    """For each pair: the pieces that both texts hold, as a share of those that either holds.
-
-    Where one question is asked 100,000 times, most pairs are the same text twice: these need no comparison.
-    """
-    names = pieces.fingerprints()
+    """For each pair: the pieces that both texts hold, as a share of those that either holds."""
     shares = np.ones(len(pairs))
-    differ = np.flatnonzero(names[pairs[:, 0]] != names[pairs[:, 1]])
+    differ = np.arange(len(pairs))
+    if len(pairs) > len(pieces):  # then many are the same text twice, as where one question is asked 100,000 times
+        names = pieces.fingerprints()
+        differ = np.flatnonzero(names[pairs[:, 0]] != names[pairs[:, 1]])
     for start in range(0, len(differ), 1 << _PAIRS):
         chunk = differ[start : start + (1 << _PAIRS)]
         shares[chunk] = _jaccard(pieces, pairs[chunk])
