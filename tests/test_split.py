@@ -173,6 +173,16 @@ def test_pairs_that_were_torn_apart_are_counted_as_many_as_there_are(run):
     assert splits.metrics["like_pairs_across"] == len(across) > 0
 
 
+def test_a_pair_of_copies_with_like_questions_counts_once(run):
+    """Thirty letters are found by both searches: among fifty rows no passage is common."""
+    letters = [replace(letter(name), line=line) for line, name in enumerate(PEOPLE[:30])]
+    splits = run(letters, contamination=1.0)
+    sizes = Counter(parts(splits).values())
+    assert splits.metrics["contaminated"]["rows"] == 0
+    pairs = sum(sizes[one] * sizes[other] for one, other in itertools.combinations(NAMES, 2))
+    assert 0 < splits.metrics["like_pairs_across"] <= pairs
+
+
 def test_like_rows_that_are_not_together_stop_the_stage_as_a_bug_of_ours(run, monkeypatch):
     monkeypatch.setattr(stage, "assign", lambda groups, *_: [NAMES[row % 3] for row in range(len(groups))])
     with pytest.raises(AssertionError, match="rows that belong together are in different splits"):
