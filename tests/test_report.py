@@ -408,6 +408,16 @@ def test_clean_data_is_called_clean(finished, page_of):
     assert "Of the rows that were kept, no rule names one that needs a look." in said
 
 
+def test_a_piece_that_many_rows_share_is_not_denied_in_the_sentence_before(finished, page_of):
+    one = {"place": "a.json:5", "question": "a.json:7 (test)", "longest": 20, "by": "test", "rows": 30}
+    (finished / "data/splits/overlaps.jsonl").write_text(json.dumps(one) + "\n", encoding="utf-8")
+    said = words(page_of(finished))
+    assert (
+        "No other training row shares thirteen words in a row with such a question, but for those that more than ten "
+        "rows hold. 1 of these questions holds"
+    ) in said
+
+
 def test_figures_of_different_runs_are_not_passed_off_as_one(finished, page_of):
     edit_json(finished / "reports/split.json", train={"rows": 846})
     assert "Training split: the lines above leave 845 rows, but the reports say 846." in words(page_of(finished))

@@ -36,10 +36,11 @@ MANY_TO_DELETE = 10
 MANY_TO_GROUP = 50
 PASSAGE = 6  # pieces
 SHORT = 20  # words
-# An input: so many words where two questions differ, and so much in common there; fewer at an end (but for three words,
-# such as "Answer:"). Rows often have a short answer in common; where they have a long one, it takes twice as many.
-# Of planted pairs with single words exchanged and long answers .001 look so, too, and stay.
-INPUT, INPUT_AT_END, AT_END, INPUT_SHARE = 4, 2, 3, 1 / 3
+# An input: so many words where two questions differ, and at most a third of them in common; fewer at an end (but for
+# three words, such as "Answer:"). Many rows have a short answer in common; where they have a long one, it takes more.
+# Of planted pairs of 60 words, single ones exchanged, .007 look so, too, and stay; with long answers .001.
+INPUT, INPUT_AT_END = (5, 8), (2, 4)  # if the answers are short, if they are long
+INPUT_SHARE, AT_END = 1 / 3, 3
 COPIES = 0.75  # similarity at which rows of one template may be copies; inputs of 10 words to a task of 60 have .7
 # Bands × rows.
 TO_DELETE = (25, 5)  # .990 at .7
@@ -228,8 +229,8 @@ def _other_inputs(wording: Wording, pairs: Pairs) -> NDArray[np.bool_]:
     fronts = _common(words.hashes, words.starts[pairs], lengths.min(axis=1), 1)
     backs = _common(words.hashes, words.starts[pairs + 1] - 1, lengths.min(axis=1) - fronts, -1)
     rests = lengths - (fronts + backs)[:, None]
-    needed = np.where(np.minimum(fronts, backs) <= AT_END, INPUT_AT_END, INPUT)
-    needed[np.diff(wording.answers.starts)[pairs].min(axis=1) >= SHORT] *= 2
+    are_long = (np.diff(wording.answers.starts)[pairs].min(axis=1) >= SHORT).astype(int)
+    needed = np.where(np.minimum(fronts, backs) <= AT_END, np.take(INPUT_AT_END, are_long), np.take(INPUT, are_long))
     may_be = (rests.min(axis=1) > 0) & (rests.max(axis=1) >= needed)
     chosen, first = rests[may_be].ravel(), (words.starts[pairs] + fronts[:, None])[may_be].ravel()
     starts = _starts(chosen)
