@@ -297,3 +297,47 @@ def test_rows_of_a_task_with_short_answers_or_own_inputs_are_no_copies():
     for answer in ("shipping", CANNED):
         records = [record(f"{TASK} {text(rng, 10)}", answer) for _ in range(60)]
         assert len(near_repeats(Wording.of(records), 0.7).copies) == 0
+
+
+BEGUN = "is very sorry that the lamp has not come yet since the storehouse has had a fire and all the orders are late"
+ENDINGS = [
+    "and it will be sent by next week",
+    "so we give you back what you have paid",
+]  # half alike, with what is BEGUN
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer", "are_copies"),
+    [
+        ("", "", True),
+        (" Their number is {}.", "", False),
+        ("", " Their number is {}.", False),
+    ],
+)
+def test_copies_differ_in_single_words_and_in_no_number(ask, answer, are_copies):
+    rows = []
+    for number, name in enumerate(NAMES):
+        one = letter(name)
+        rows.append(record(one.question + ask.format(number), one.answer + answer.format(number)))
+    assert bool(len(near_repeats(Wording.of(rows), 0.7).copies)) == are_copies
+
+
+def test_rows_that_share_a_question_and_have_two_answers_are_copies_within_each_answer():
+    rows = [record(letter(name).question, f"{name} {BEGUN} {ENDINGS[row % 2]}") for row, name in enumerate(NAMES)]
+    copies = near_repeats(Wording.of(rows), 0.7).copies
+    assert len(copies) > 0
+    assert (copies[:, 0] % 2 == copies[:, 1] % 2).all()
+
+
+def test_a_near_duplicate_among_rows_without_a_task_is_no_copy():
+    rng = random.Random(16)
+    rows = [record(text(rng, 40), text(rng, 30)) for _ in range(20)]
+    repeats = near_repeats(Wording.of([*rows, record(rows[3].question + " please", rows[3].answer)]), 0.7)
+    assert repeats.pairs.tolist() == [[3, 20]]
+    assert len(repeats.copies) == 0
+
+
+def test_words_that_one_of_two_questions_has_more_are_no_other_input():
+    words = text(random.Random(17), 60).split()
+    more = " ".join([*words[:30], "if you please my dear good friend", *words[30:]])
+    assert duplicates([record(" ".join(words)), record(more)]) == [(0, 1)]
