@@ -582,6 +582,18 @@ def test_a_long_piece_of_a_benchmark_question_is_told_of(run):
     assert splits.metrics["contaminated"] == {"rows": 0}
 
 
+def test_of_a_test_and_a_benchmark_question_the_one_that_is_given_away_more_is_named(run):
+    rng = random.Random(15)
+    one, other = text(rng, 20), text(rng, 20)
+    exam = replace(record(one, line=500), source="exam.jsonl")
+    leak = record(" ".join([*one.split()[:14], text(rng, 20), other]), line=501)
+    files = {"test_files": ["exam.jsonl"], "test": 0.0, "validation": 0.0}
+    (found,) = run([*many(100), exam, leak], {"exam.jsonl:1": other}, **files).rejected
+    assert (found.line, found.reject.detail["by"], found.reject.detail["share"]) == (501, "benchmarks", 1.0)
+    (found,) = run([*many(100), exam, leak], **files).rejected
+    assert (found.line, found.reject.detail["by"], found.reject.detail["share"]) == (501, "test", 0.7)
+
+
 def test_many_letters_that_differ_in_a_name_stand_in_one_split(run):
     letters = [letter(name) for name in PEOPLE]
     letters = [replace(one, line=line, category="orders") for line, one in enumerate(letters, 1000)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stages.lib import contamination
-from stages.lib.contamination import Turns, asked
+from stages.lib.contamination import MANY, RUN, Turns, asked
 from stages.lib.records import Message, Record
 from stages.lib.wording import Wording
 from stages.lib.words import hashed
@@ -256,3 +256,39 @@ def test_signs_between_the_words_hide_no_question(sign):
     assert caught([record(f"{text(rng, 20)} {hidden} {text(rng, 20)}")], [" ".join(words)], are_benchmarks=True) == [
         (0, 0)
     ]
+
+
+@pytest.mark.parametrize("layout", ["{head} {own}", "{own} {head}"])
+@pytest.mark.parametrize("asked_by", ["rows", "inputs", "benchmark"])
+@pytest.mark.parametrize(("others", "is_common"), [(MANY - 1, False), (MANY, True)])
+def test_words_with_which_more_than_many_begin_or_end_are_not_a_questions_own(layout, asked_by, others, is_common):
+    """Seven words are in no run; a row that holds the other eight gives all away, or eight of fifteen."""
+    rng = random.Random(15)
+    head, own = text(rng, RUN - 1), text(rng, RUN)
+    question, *like = (layout.format(head=head, own=one) for one in (own, *(text(rng, RUN) for _ in range(others))))
+    training = [record(f"{text(rng, 20)} {own} {text(rng, 20)}")]
+    if asked_by == "benchmark":
+        found = caught(training, [question, *like], 0.9, are_benchmarks=True)
+    else:
+        validation = [record(one, own=one if asked_by == "inputs" else None) for one in like]
+        found = caught(training, [question], 0.9, validation=validation)
+    assert found == [(0, 0)] * is_common
+
+
+@pytest.mark.parametrize(("words", "is_caught"), [(1, False), (2, True)])
+def test_a_question_found_whole_in_other_text_has_two_words_of_its_own(words, is_caught):
+    rng = random.Random(16)
+    head = text(rng, RUN - 1)
+    question = f"{head} {text(rng, words)}"
+    others = [record(f"{head} {text(rng, 9)}") for _ in range(MANY + 1)]
+    training = [record(f"{text(rng, 20)} {question} {text(rng, 20)}")]
+    assert caught(training, [question], validation=others) == [(0, 0)] * is_caught
+
+
+@pytest.mark.parametrize(("rows", "is_common"), [(MANY, False), (MANY + 1, True)])
+def test_a_benchmark_that_asks_is_no_row(rows, is_common):
+    rng = random.Random(17)
+    question = text(rng, 40).split()
+    training = [record(f"{text(rng, 9)} {' '.join(question[5:20])} {text(rng, 9)}") for _ in range(rows)]
+    found = find(training, [" ".join(question)], 0.5, are_benchmarks=True)
+    assert (len(found.common), len(found.overlaps)) == ((1, 0) if is_common else (0, rows))
