@@ -594,6 +594,16 @@ def test_of_a_test_and_a_benchmark_question_the_one_that_is_given_away_more_is_n
     assert (found.line, found.reject.detail["by"], found.reject.detail["share"]) == (501, "test", 0.7)
 
 
+def test_a_row_that_is_left_out_is_not_told_to_stay_for_a_piece_of_another_question(run):
+    rng = random.Random(15)
+    one, other = text(rng, 40), text(rng, 20)
+    exam = replace(record(one, line=500), source="exam.jsonl")
+    leak = record(" ".join([*one.split()[:14], text(rng, 20), other]), line=501)
+    splits = run([*many(100), exam, leak], {"exam:1": other}, test_files=["exam.jsonl"], test=0.0, validation=0.0)
+    assert [found.line for found in splits.rejected] == [501]
+    assert splits.overlaps == []
+
+
 def test_many_letters_that_differ_in_a_name_stand_in_one_split(run):
     letters = [letter(name) for name in PEOPLE]
     letters = [replace(one, line=line, category="orders") for line, one in enumerate(letters, 1000)]

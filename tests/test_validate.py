@@ -21,7 +21,7 @@ from stages.lib.findings import ABOUT
 from stages.lib.records import from_table
 from stages.lib.rejects import Code
 from stages.validate import check, validate
-from tests.lib.test_dedupe import EN, ZH, letter, text
+from tests.lib.test_dedupe import BEGUN, EN, ENDINGS, ZH, letter, text
 from tests.lib.test_dedupe import NAMES as PEOPLE
 from tools import fuzz, fuzz_files
 
@@ -394,6 +394,13 @@ def test_a_row_that_passes_for_another_input_is_kept_and_told_of(run):
     assert outcome.metrics["inputs"] == {"rows": 1}
     why = "question and answer are nearly those of a.jsonl:2, but for one place, which passes for another input"
     assert [tuple(remark.values()) for remark in outcome.remarks] == [("a.jsonl", 3, "input", why)]
+
+
+def test_what_ten_rows_or_fewer_have_in_common_is_not_named(run):
+    """Twelve rows of a task, of which six have one canned answer and six another."""
+    rows = [alpaca(letter(name).question, f"{name} {BEGUN} {ENDINGS[row % 2]}") for row, name in enumerate(PEOPLE[:12])]
+    outcome = run({"a.jsonl": rows})
+    assert (len(outcome.kept), outcome.metrics["alike"]) == (12, {"groups": 0, "rows": 0})
 
 
 def test_what_must_not_be_learned_is_not_kept_with_the_rejects_either(run):

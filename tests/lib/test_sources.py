@@ -474,12 +474,15 @@ def test_a_cell_that_has_swallowed_rows_is_rejected(tmp_path, header, row, begin
     assert (lost.line, len(found)) == (6, 30 - (last - 4))
 
 
-def test_loosely_written_rows_are_known_when_they_are_many(tmp_path):
+@pytest.mark.parametrize(("lines", "are_rows"), [(11, False), (12, True)])
+def test_loosely_written_rows_are_known_when_they_are_many(tmp_path, lines, are_rows):
     rows = [f"q{number}, a{number}" for number in range(30)]
-    rows[4], rows[20] = 'q4,"a4', 'q20, a20"'
+    last = 4 + lines - 1
+    rows[4], rows[last] = 'q4,"a4', f'q{last}, a{last}"'
     (tmp_path / "a.csv").write_text("\n".join(["prompt,completion", *rows]), encoding="utf-8")
-    (lost,) = [row for row in sources.read(tmp_path / "a.csv") if row.reject]
-    assert "one cell holds 17 lines that look like rows" in lost.reject.reason
+    lost = [row.reject.reason for row in sources.read(tmp_path / "a.csv") if row.reject]
+    assert len(lost) == are_rows
+    assert all(f"one cell holds {lines} lines that look like rows" in reason for reason in lost)
 
 
 LETTER = ["Dear Ann,", "thank you, and", "all the best.", *["Buy now, please."] * 8, "We ship, today.", "Bye"]
