@@ -306,7 +306,7 @@ def _leaks(
 ) -> tuple[dict[int, Reject], list[dict[str, Any]], list[dict[str, Any]]]:
     """The training rows that give away a question of the test split or of a benchmark, and those that share a piece.
 
-    Also the pieces of such questions that many rows share, with the first of them.
+    Also the pieces of such questions that many rows hold, with the first of them.
     """
     test = members["test"]
     sets: tuple[tuple[str, list[str], Words, NDArray[np.int64] | None], ...] = (
@@ -329,8 +329,8 @@ def _leaks(
                 reason = f"the row gives away {leak.share:.0%} of the question at {place}"
                 reasons[leak.row] = Reject(Code.CONTAMINATED, reason, detail)
         for one in found.common:
-            detail = {"question": places[one.question], "longest": one.longest, "by": by, "rows": one.rows}
-            common.append({"place": rows.places[one.row]} | detail)
+            detail = {"question": places[one.question], "questions": one.questions, "longest": one.longest, "by": by}
+            common.append({"place": rows.places[one.row], "rows": one.rows} | detail)
     return reasons, [shared[row] for row in sorted(shared) if row not in reasons], common
 
 
@@ -409,7 +409,7 @@ def _summary(rows: int, metrics: Mapping[str, Any]) -> str:
     counts = " · ".join(f"{metrics[name]['rows']:,} {name}" for name in NAMES)
     broken = f" ({metrics['broken_groups']:,} broken up)" if metrics["broken_groups"] else ""
     stay, common = (metrics["overlaps"][key] for key in ("rows", "common"))
-    told = [counted(stay, "overlap")] * (stay > 0) + [f"{counted(common, 'question')} shared by many"] * (common > 0)
+    told = [counted(stay, "overlap")] * (stay > 0) + [f"{counted(common, 'piece')} in many rows"] * (common > 0)
     more = f" · {' · '.join(told)} → {SPLITS / 'overlaps.jsonl'}" if told else ""
     return (
         f"split: {counted(rows, 'row')} in {counted(metrics['groups'], 'group')}{broken} · {counts} · "

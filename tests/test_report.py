@@ -178,7 +178,14 @@ def write_data_rows(root: Path, question: str = "Find the order number of 48213.
     artifacts.write_jsonl(clean / "remarks.jsonl", remarks)
     artifacts.write_jsonl(splits / "rejected.jsonl", [leak(question)])
     overlap = {"place": "zh/客服.csv:3", "question": "exam.jsonl:9", "share": 0.21, "longest": 14, "by": "benchmarks"}
-    piece = {"place": "zh/客服.csv:5", "question": "exam.jsonl:11", "longest": 17, "by": "benchmarks", "rows": 1234}
+    piece = {
+        "place": "zh/客服.csv:5",
+        "question": "exam.jsonl:11",
+        "longest": 17,
+        "by": "benchmarks",
+        "rows": 1234,
+        "questions": 56,
+    }
     artifacts.write_jsonl(splits / "overlaps.jsonl", [overlap, piece])
 
 
@@ -409,12 +416,12 @@ def test_clean_data_is_called_clean(finished, page_of):
 
 
 def test_a_piece_that_many_rows_share_is_not_denied_in_the_sentence_before(finished, page_of):
-    one = {"place": "a.json:5", "question": "a.json:7 (test)", "longest": 20, "by": "test", "rows": 30}
+    one = {"place": "a.json:5", "question": "a.json:7 (test)", "longest": 20, "by": "test", "rows": 30, "questions": 4}
     (finished / "data/splits/overlaps.jsonl").write_text(json.dumps(one) + "\n", encoding="utf-8")
     said = words(page_of(finished))
     assert (
         "No other training row shares thirteen words in a row with such a question, but for those that more than ten "
-        "rows hold. 1 of these questions holds"
+        "rows hold. 1 piece of such questions stands"
     ) in said
 
 

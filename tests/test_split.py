@@ -626,6 +626,7 @@ def test_the_piece_of_a_benchmark_question_that_many_rows_hold_is_named_with_the
         {
             "place": "a.json:500",
             "question": "data/benchmarks/exam.jsonl:1",
+            "questions": 1,
             "longest": 20,
             "by": "benchmarks",
             "rows": 20,

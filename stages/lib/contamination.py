@@ -10,12 +10,12 @@ but only begins or ends as others do ("What is the …"), it may also stand whol
 
 A benchmark's question that more than `MANY` rows repeat would pass for an instruction, so there a row that holds the
 whole of it is a leak, too. What so many rows hold of a question is else no leak: nothing tells it from an instruction.
-It is told of, once for each question.
+Each such piece is told of.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -45,12 +45,13 @@ class Leak:
 
 @dataclass(frozen=True)
 class Common:
-    """A piece of a question that more than `MANY` rows hold: of `LONG` words in a row, of a benchmark's of `RUN`."""
+    """A piece of questions that more than `MANY` rows hold: of `LONG` words in a row, of a benchmark's of `RUN`."""
 
-    question: int
-    rows: int  # training rows
+    question: int  # the first that has it
+    questions: int  # how many have it
+    rows: int  # training rows that hold it
     row: int  # the first of them
-    longest: int  # words in a row that this one holds
+    longest: int  # words in a row that this one and the question have in common
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,7 @@ class _Search:
         are_common = stand_in_many(np.concatenate([holders, asking]), np.concatenate([held, runs]), many)
         is_common = are_common[len(held) :]
         is_own = ~_in_common_ends(rows, questions, are_rows=askers is not None)
-        for place in places[is_common]:
-            is_own[place : place + RUN] = False
+        is_own[(places[is_common][:, None] + np.arange(RUN)).ravel()] = False
         is_training = np.zeros(len(rows.questions), dtype=bool)
         is_training[training] = True
         return cls(
@@ -330,17 +330,26 @@ def _held_whole(search: _Search, holders: _Holders) -> Iterator[Leak]:
 
 
 def _held_by_many(search: _Search, holders: _Holders, least: int) -> Iterator[Common]:
-    """The longest piece of each question that many rows hold, if it has enough words."""
+    """The longest piece of each question that many rows hold, if it has enough words; each piece once.
+
+    The questions of a task have its instruction in common: they have one piece, known by the rarest run in it.
+    """
+    found: dict[int, Common] = {}
     for question in np.unique(search.questions[search.is_common]).tolist():
         its = search.of(question)
         runs, common = search.runs[its], np.flatnonzero(search.is_common[its])
         piece = runs[max(np.split(common, np.flatnonzero(np.diff(common) > 1) + 1), key=len)]
         if len(piece) + RUN - 1 < least:
             continue
-        rows = holders.of(piece[holders.counts(piece).argmin()])
+        rarest = piece[holders.counts(piece).argmin()]
+        if known := found.get(int(rarest)):
+            found[int(rarest)] = replace(known, questions=known.questions + 1)
+            continue
+        rows = holders.of(rarest)
         for row in rows[:MANY].tolist():
             held = set(search.held_by(row).tolist())
             words = _longest(place for place, run in enumerate(runs.tolist()) if run in held) + RUN - 1
             if words >= least:
-                yield Common(question, len(rows), row, words)
+                found[int(rarest)] = Common(question, 1, len(rows), row, words)
                 break
+    yield from found.values()

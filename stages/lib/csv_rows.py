@@ -13,7 +13,12 @@ from stages.lib.rejects import Code
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 _PLAIN = {"expected after '\"'": "a quotation mark stands inside a cell; write it twice"}
 _SEP = re.compile(r"sep=([,;\t])\s*")  # Excel's own line, above the header
-_FEW, _MANY = 3, 12  # lines of a cell that look like rows: so many are none by chance if written tight, or in any way
+# Lines of two cells are code and tables, too.
+_FEW, _FEW_OF_TWO, _MANY = (
+    3,
+    6,
+    12,
+)  # lines of a cell that look like rows: so many are none by chance if written tight, or in any way
 # As prose and numbers have these signs, not as rows have them: before a blank or at the end of a line, between digits.
 _LOOSE = {mark: re.compile(rf"{mark}(?:\s|$)|(?<=\d){mark}(?=\d)") for mark in _NAMES}
 _LONGEST = 1 << 24  # characters of a cell: then a quotation mark was never closed
@@ -71,7 +76,7 @@ def _rows_within(cell: str, place: int, width: int, mark: str) -> int:
     Of 10,000 real texts of several lines (alpaca, gsm8k, self-instruct) none looks so.
     """
     inside = cell.split("\n")
-    if len(inside) < _FEW:
+    if len(inside) < (_FEW if width > 2 else _FEW_OF_TWO):
         return 0
     due = [width - 1 - place, *[width - 1] * (len(inside) - 2), place]
     if width < 2 or [line.count(mark) for line in inside] != due:

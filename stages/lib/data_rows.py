@@ -70,6 +70,7 @@ class Leak:
     share: float  # of the question's own words
     longest: int  # words in a row
     rows: int = 1  # that hold it; `place` is the first of them
+    questions: int = 1  # that have it; `question` is the first of them
 
 
 @dataclass(frozen=True)
@@ -173,13 +174,14 @@ def overlaps(splits: Path) -> Leaks | None:
 
 
 def common(splits: Path) -> Leaks | None:
-    """The held-out questions of which many training rows share a long piece, by how long that is."""
+    """The pieces of held-out questions that many training rows hold, by how long they are."""
     path = splits / "overlaps.jsonl"
     if not path.exists():
         return None
     shared = (row for row in _rows(path, "split", ['"rows": ']) if "rows" in row)
     return _worst(
-        (Leak(row["place"], [], row["question"], 0.0, row["longest"], row["rows"]) for row in shared), by=("longest",)
+        (Leak(row["place"], [], row["question"], 0.0, row["longest"], row["rows"], row["questions"]) for row in shared),
+        by=("longest",),
     )
 
 

@@ -224,7 +224,7 @@ def test_what_many_rows_hold_of_a_question_is_told_of(are_benchmarks):
     training = [record(text(rng, 30)), *(record(f"{text(rng, 9)} {part} {text(rng, 9)}") for _ in range(30))]
     found = find(training, [text(rng, 20), " ".join(question)], 0.5, are_benchmarks=are_benchmarks)
     assert (found.leaks, found.overlaps) == ([], [])
-    assert found.common == [contamination.Common(question=1, rows=30, row=1, longest=20)]
+    assert found.common == [contamination.Common(question=1, questions=1, rows=30, row=1, longest=20)]
     short = [record(f"{text(rng, 9)} {' '.join(question[5:16])} {text(rng, 9)}") for _ in range(30)]
     told = find(short, [" ".join(question)], 0.5, are_benchmarks=are_benchmarks).common
     assert [one.longest for one in told] == [11] * are_benchmarks  # a benchmark is no task of ours, so all is told
@@ -292,3 +292,12 @@ def test_a_benchmark_that_asks_is_no_row(rows, is_common):
     training = [record(f"{text(rng, 9)} {' '.join(question[5:20])} {text(rng, 9)}") for _ in range(rows)]
     found = find(training, [" ".join(question)], 0.5, are_benchmarks=True)
     assert (len(found.common), len(found.overlaps)) == ((1, 0) if is_common else (0, rows))
+
+
+def test_an_instruction_that_all_questions_have_is_told_of_once():
+    rng = random.Random(18)
+    instruction = text(rng, 30)
+    rows = [f"{instruction} {text(rng, 10)}" for _ in range(100)]
+    (piece,) = find(list(map(record, rows[:80])), rows[80:], 0.5).common
+    assert (piece.question, piece.questions, piece.rows, piece.row) == (0, 20, 80, 0)
+    assert piece.longest >= 30

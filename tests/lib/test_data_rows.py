@@ -143,20 +143,21 @@ def test_overlaps_that_stay_are_ordered_by_their_longest_run(tmp_path):
     rows = [
         {"place": f"a:{n}", "question": "b:1", "share": 0.5 - n / 100, "longest": n, "by": "test"} for n in (13, 30)
     ]
-    rows.append({"place": "a:9", "question": "b:2", "longest": 40, "by": "test", "rows": 12})
+    rows.append({"place": "a:9", "question": "b:2", "longest": 40, "by": "test", "rows": 12, "questions": 3})
     found = data_rows.overlaps(write_rows(tmp_path / "overlaps.jsonl", rows))
     assert [(one.place, one.longest, one.text) for one in found.shown] == [("a:30", 30, []), ("a:13", 13, [])]
 
 
 def test_what_many_rows_share_with_a_question_is_told_apart_from_overlaps(tmp_path):
     rows = [
-        {"place": f"a:{n}", "question": f"b:{n}", "longest": n, "by": "benchmarks", "rows": 100 - n} for n in (13, 30)
+        {"place": f"a:{n}", "question": f"b:{n}", "longest": n, "by": "benchmarks", "rows": 100 - n, "questions": n}
+        for n in (13, 30)
     ]
     rows.append({"place": "a:1", "question": "b:1", "share": 0.4, "longest": 50, "by": "test"})
     found = data_rows.common(write_rows(tmp_path / "overlaps.jsonl", rows))
-    assert [(one.question, one.place, one.rows, one.longest) for one in found.shown] == [
-        ("b:30", "a:30", 70, 30),
-        ("b:13", "a:13", 87, 13),
+    assert [(one.question, one.questions, one.place, one.rows, one.longest) for one in found.shown] == [
+        ("b:30", 30, "a:30", 70, 30),
+        ("b:13", 13, "a:13", 87, 13),
     ]
 
 

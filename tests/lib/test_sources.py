@@ -458,7 +458,6 @@ def test_a_broken_csv_row_of_several_lines_says_that_others_may_be_lost_and_stop
 @pytest.mark.parametrize(
     ("header", "row", "begin", "close"),
     [
-        ("a,b", "q{},a{}", 'q4,"a4', 'q{},a{}"'),
         ("a;b;c", "q{};a{};c", 'q4;"a4;c', 'q{};a{}";c'),
         ("a;b;c", "q{};a{};c", '"q4;a4;c', 'q{}";a{};c'),
         ("a,b,c,d", "q{},,c,a{}", '"no, thanks",,c,"a4', 'q{},,c,a{}"'),
@@ -472,6 +471,22 @@ def test_a_cell_that_has_swallowed_rows_is_rejected(tmp_path, header, row, begin
     (lost,) = [row for row in found if row.reject]
     assert f"one cell holds {last - 3} lines that look like rows" in lost.reject.reason
     assert (lost.line, len(found)) == (6, 30 - (last - 4))
+
+
+@pytest.mark.parametrize(("last", "are_rows"), [(8, False), (9, True), (20, True)])
+def test_lines_of_two_cells_are_rows_from_six_on(tmp_path, last, are_rows):
+    rows = [f"q{number},a{number}" for number in range(30)]
+    rows[4], rows[last] = 'q4,"a4', f'q{last},a{last}"'
+    (tmp_path / "a.csv").write_text("\n".join(["a,b", *rows]), encoding="utf-8")
+    assert bool([row for row in sources.read(tmp_path / "a.csv") if row.reject]) == are_rows
+
+
+@pytest.mark.parametrize(
+    "cell", ["Here is the file:\nname,city\nAnn,Oslo", "def swap(a):\n  x=f(a,1)\n  return g(x,2)"]
+)
+def test_code_and_small_tables_in_the_last_of_two_cells_are_left_alone(tmp_path, cell):
+    (tmp_path / "a.csv").write_text(f'prompt,completion\nWrite it.,"{cell}"\n', encoding="utf-8")
+    assert [row.value for row in sources.read(tmp_path / "a.csv")] == [{"prompt": "Write it.", "completion": cell}]
 
 
 @pytest.mark.parametrize(("lines", "are_rows"), [(11, False), (12, True)])
