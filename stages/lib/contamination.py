@@ -173,7 +173,8 @@ class _Search:
     def over(
         cls, rows: Wording, turns: Turns, training: Numbers, questions: Words, askers: Numbers | None
     ) -> "_Search":
-        questions = questions.without(_SIGNS)
+        rows = Wording(*(one.without(_SIGNS) for one in (rows.questions, rows.inputs, rows.answers)))
+        turns, questions = Turns(turns.rows, turns.texts.without(_SIGNS)), questions.without(_SIGNS)
         places, runs = ngrams(questions, RUN)
         owners = questions.owners()
         holders, held = _runs_held(rows, turns, runs)
@@ -249,8 +250,7 @@ def _in_common_ends(rows: Wording, questions: Words, are_rows: bool) -> NDArray[
     """
     is_common = np.zeros(len(questions.hashes), dtype=bool)
     is_part = np.diff(rows.inputs.starts) < np.diff(rows.questions.starts)  # else it would count twice
-    texts = [one.without(_SIGNS) for one in (rows.questions, rows.inputs.take(np.flatnonzero(is_part)))]
-    texts += [] if are_rows else [questions]
+    texts = [rows.questions, rows.inputs.take(np.flatnonzero(is_part)), *([] if are_rows else [questions])]
     for firsts, step in ((questions.starts[:-1], 1), (questions.starts[1:] - 1, -1)):
         others = zip(*(_ends(one, step) for one in texts), strict=True)
         for depth, (asked, codes) in enumerate(zip(_ends(questions, step), others, strict=True)):
@@ -275,10 +275,9 @@ def _runs_held(rows: Wording, turns: Turns, runs: Hashes) -> tuple[Numbers, Hash
     holders, held = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
     every_row = np.arange(len(rows.questions))
     for owners, texts in ((every_row, rows.questions), (every_row, rows.answers), (turns.rows, turns.texts)):
-        bare = texts.without(_SIGNS)
-        places, found = ngrams(bare, RUN)
+        places, found = ngrams(texts, RUN)
         is_wanted = among(found, runs)
-        holders.append(owners[np.searchsorted(bare.starts, places[is_wanted], side="right") - 1])
+        holders.append(owners[np.searchsorted(texts.starts, places[is_wanted], side="right") - 1])
         held.append(found[is_wanted])
     order = np.argsort(np.concatenate(holders), kind="stable")
     return np.concatenate(holders)[order], np.concatenate(held)[order]

@@ -38,7 +38,7 @@ PASSAGE = 6  # pieces
 SHORT = 20  # words
 # An input: so many words where two questions differ, and at most a third of them in common; fewer at an end (but for
 # three words, such as "Answer:"). Many rows have a short answer in common; where they have a long one, it takes more.
-# Of planted pairs of 60 words, single ones exchanged, .007 look so, too, and stay; with long answers .001.
+# Of planted pairs of 55 words, single ones exchanged, .007 look so, too, and stay; with long answers .001.
 INPUT, INPUT_AT_END = (5, 8), (2, 4)  # if the answers are short, if they are long
 INPUT_SHARE, AT_END = 1 / 3, 3
 COPIES = 0.75  # similarity at which rows of one template may be copies; inputs of 10 words to a task of 60 have .7
@@ -131,7 +131,7 @@ class Repeats:
     questions: Shares
     answers: Shares
     is_input: NDArray[np.bool_]  # they differ in one place, which is the input to one instruction: not the same row
-    copies: Pairs  # rows that are alike as a whole, question and answer, but not in what is their own
+    copies: Pairs  # rows that are alike as a whole, question and answer, with little of their own
     copied: Shares  # how alike they are
 
     def in_order(self) -> Iterator[tuple[int, int, float, float, bool]]:
