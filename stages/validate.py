@@ -7,6 +7,7 @@ Writes  data/clean/ (records.parquet, rejected.jsonl, remarks.jsonl), reports/va
 """
 
 import argparse
+import itertools
 import os
 import sys
 from collections import Counter, defaultdict
@@ -17,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -107,7 +107,7 @@ def validate(
         "by_file": _by_file(kept, ledger),
         "duplicates": Clusters.of(_repeats(ledger.rejected)).figures(),
         "categories": _sorted(Counter(kept["category"].to_pylist())),
-        "flagged": _sorted(Counter(kind for _, kind in findings_in(pc.list_flatten(kept["tags"]).to_pylist()))),
+        "flagged": _sorted(Counter(kind for _, kind in findings_in(itertools.chain(*kept["tags"].to_pylist())))),
         "conflicts": {"questions": len(conflicts), "rows": sum(map(len, conflicts))},
         "variations": {"rows": sum(about == "variation" for about, _ in varied.values())},
         "inputs": {"rows": sum(about == "input" for about, _ in varied.values())},

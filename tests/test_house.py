@@ -102,6 +102,12 @@ def test_no_library_of_a_light_stage_brings_in_a_heavy_one():
     assert done.stdout.strip() == "[]"
 
 
+def test_a_check_of_raw_files_does_not_wait_for_what_only_tables_need():
+    code = "import sys, stages.validate; print('pyarrow.compute' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_code_that_dvc_watches_is_the_code_that_runs(stage):
     """Too much, and a log line retrains; too little, and a fix is missed. `python -m tools.dvc_deps` sets it right."""

@@ -4,7 +4,6 @@ import zlib
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stages.lib.words import Words, distinct, ngrams
 
@@ -13,6 +12,8 @@ _COMPRESSED = 10_000  # rows
 
 def lengths(messages: pa.ChunkedArray) -> dict[str, dict[str, int]]:
     """Percentiles of the characters in what is asked (system text and earlier turns included) and in the answer."""
+    import pyarrow.compute as pc  # takes .05 s, for which `stages.validate --check` need not wait
+
     turns = pc.list_value_length(messages).to_numpy()
     said = pc.utf8_length(pc.struct_field(pc.list_flatten(messages), "content")).to_numpy()
     ends = np.cumsum(turns)

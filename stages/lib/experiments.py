@@ -1,6 +1,7 @@
 """What a queued or `--temp` experiment has to make sure of: it runs in a copy that holds only what git tracks."""
 
 import os
+import shlex
 from pathlib import Path
 
 from stages.lib.errors import UserError
@@ -21,7 +22,7 @@ def require_all_files(folder: Path) -> None:
     if main is None or Path(main).resolve() == Path.cwd().resolve():
         return
     if missing := sorted(_names(Path(main) / folder) - _names(folder)):
-        names = " ".join(f"{folder}/{name}" for name in missing)
+        names = shlex.join(f"{folder.as_posix()}/{name}" for name in missing)
         raise UserError(
             f"{names} stayed behind: this experiment runs in a copy that has only what git tracked when it was made. "
             f"Run `git add {names}` in the main folder, and start the experiment again."

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import regex
 import xxhash
 from numpy.typing import NDArray
@@ -61,7 +60,7 @@ class Judged:
         """The same with the file named, and lines counted from its beginning instead of the block's."""
         columns = {
             "source": pa.array([source] * len(self.fit), pa.string()),
-            "line": pc.add(self.fit["line"], pa.scalar(first, pa.int64())),
+            "line": pa.array(self.fit["line"].to_numpy() + first),
         }
         fit = self.fit
         for name, column in columns.items():

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stages.lib import detectors
-from stages.lib.findings import TAGGED, findings_in
+from stages.lib.findings import findings_in
 from stages.lib.places import Places
 from stages.lib.records import SCHEMA, Record, from_table
 from stages.lib.rejects import Code
@@ -51,9 +50,10 @@ def on_kept(
 def _have_findings(tags: pa.ChunkedArray) -> NDArray[np.bool_]:
     """For each row, whether a rule has tagged it; many rows have only tags of their own."""
     every = tags.combine_chunks()
-    is_finding = pc.match_substring_regex(pc.list_flatten(every), f"^(?:{'|'.join(TAGGED)}):.")
+    distinct = every.flatten().dictionary_encode()
+    is_finding = np.array([any(findings_in([tag])) for tag in distinct.dictionary.to_pylist()], dtype=bool)
     have = np.zeros(len(every), dtype=bool)
-    have[pc.list_parent_indices(every).filter(is_finding).to_numpy()] = True
+    have[every.value_parent_indices().to_numpy()[is_finding[distinct.indices]]] = True
     return have
 
 
