@@ -117,7 +117,6 @@ def split(
     grouping = group(rows, params.group_similarity, near_duplicate)
     fixed = _fixed(table, grouping.ids, params.test_files)
     parts = np.array(assign(grouping.ids, params, seed, fixed))
-    torn = _torn(grouping, parts, params.group_similarity)
     members = {name: np.flatnonzero(parts == name) for name in NAMES}
     leaks, overlaps, common = _leaks(rows, members, benchmarks, params.contamination)
     members["train"] = np.setdiff1d(members["train"], list(leaks))
@@ -128,6 +127,8 @@ def split(
         )
     if sum(map(len, members.values())) + len(leaks) != len(table):
         raise AssertionError("a record was lost or doubled on its way to the splits")
+    torn = _torn(grouping, parts, params.group_similarity)
+    torn = torn[~np.isin(torn, list(leaks)).any(axis=1)]
     sizes = Counter(grouping.ids)
     in_fixed = sum(name in fixed for name in grouping.ids) if fixed else 0
     of_files = sum(source in params.test_files for source in table["source"].to_pylist()) if fixed else 0

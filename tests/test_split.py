@@ -164,13 +164,17 @@ def test_no_pair_of_like_rows_stands_in_two_splits_if_each_is_compared_with_each
     assert splits.metrics["broken_groups"] == splits.metrics["like_pairs_across"] == 0
 
 
-def test_pairs_that_were_torn_apart_are_counted_as_many_as_there_are(run):
+@pytest.mark.parametrize("contamination", [1.0, 0.5])
+def test_pairs_that_were_torn_apart_are_counted_as_many_as_there_are(run, contamination):
     """A chain of likenesses holds all rows together, is broken up, and the report says how many pairs that tore."""
     records = chain(random.Random(4), 60)
-    splits = run(records, group_similarity=0.4, contamination=1.0)
-    where = parts(splits)
-    across = [one for one, other in pairs_alike(records, 0.4) if where[one.id] != where[other.id]]
+    splits = run(records, group_similarity=0.4, contamination=contamination)
+    assert (splits.metrics["contaminated"]["rows"] > 0) == (contamination < 1)
+    where = parts(splits)  # without rows that give away a question: they are in no split
+    pairs = [(one.id, other.id) for one, other in pairs_alike(records, 0.4) if {one.id, other.id} <= set(where)]
+    across = [(one, other) for one, other in pairs if where[one] != where[other]]
     assert splits.metrics["like_pairs_across"] == len(across) > 0
+    assert splits.metrics["like_test_rows"] == len({name for pair in across for name in pair if where[name] == "test"})
 
 
 def test_a_pair_of_copies_with_like_questions_counts_once(run):

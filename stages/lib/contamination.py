@@ -5,8 +5,8 @@ of Tülu 3, arXiv:2411.15124; eight words after PaLM, arXiv:2204.02311). As in `
 counts: words inside runs that stand in more than `MANY` rows are the task's instruction, and would condemn every row of
 a task-shaped set. So are words with which more than `MANY` questions begin or end, however few they are: seven of them
 and one that two rows happen to share would make a run. A question with fewer than eight words of its own must be asked
-word for word: of "… Mammal or fish? Whale" each run but one stands in every other row. If it has no such instruction,
-but only begins or ends as others do ("What is the …"), it may also stand whole inside other text.
+word for word: of "… Mammal or fish? Whale" each run but one stands in every other row. If each run of it reaches beyond
+what it shares with others ("What is the …"), it may also stand whole inside other text.
 
 A benchmark's question that more than `MANY` rows repeat would pass for an instruction, so there a row that holds the
 whole of it is a leak, too. What so many rows hold of a question is else no leak: nothing tells it from an instruction.
@@ -286,7 +286,6 @@ def _runs_held(rows: Wording, turns: Turns, runs: Hashes) -> tuple[Numbers, Hash
 def _held_in_part(search: _Search) -> Iterator[Leak]:
     """What each training row holds of each question, in runs that few rows share."""
     places = defaultdict(list)
-    has_common = np.bincount(search.questions[search.is_common], minlength=len(search.words)) > 0
     is_taught = search.is_rare & search.is_training[search.rows]
     for number in np.flatnonzero(among(search.runs, search.held[is_taught])).tolist():
         places[int(search.runs[number])].append(number)
@@ -298,7 +297,7 @@ def _held_in_part(search: _Search) -> Iterator[Leak]:
     for (row, question), held in found.items():
         own = int(search.own_words[question])
         share = int(search.is_own[list(held)].sum()) / own if own >= RUN else 0.0
-        if len(held) == search.words[question] and own >= FEW and not has_common[question]:
+        if len(held) == search.words[question] and own >= FEW:
             share = 1.0
         yield Leak(row, question, share, _longest(held))
 

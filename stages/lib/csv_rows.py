@@ -13,12 +13,9 @@ from stages.lib.rejects import Code
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 _PLAIN = {"expected after '\"'": "a quotation mark stands inside a cell; write it twice"}
 _SEP = re.compile(r"sep=([,;\t])\s*")  # Excel's own line, above the header
-# Lines of two cells are code and tables, too.
-_FEW, _FEW_OF_TWO, _MANY = (
-    3,
-    6,
-    12,
-)  # lines of a cell that look like rows: so many are none by chance if written tight, or in any way
+# Lines of a cell that look like rows: so many are none by chance if written tight (of two cells, as code and tables
+# have, so many), or in any way.
+_FEW, _FEW_OF_TWO, _MANY = 3, 6, 12
 # As prose and numbers have these signs, not as rows have them: before a blank or at the end of a line, between digits.
 _LOOSE = {mark: re.compile(rf"{mark}(?:\s|$)|(?<=\d){mark}(?=\d)") for mark in _NAMES}
 _LONGEST = 1 << 24  # characters of a cell: then a quotation mark was never closed

@@ -4,6 +4,7 @@ JSON (`.json`, `.jsonl`) may be an array, one object a line, or objects written 
 Parquet has no lines: rows are counted from 1. Each may be compressed (`.jsonl.gz`, `.csv.zst`).
 """
 
+import codecs
 import io
 import os
 import shutil
@@ -163,10 +164,16 @@ def _other(path: Path) -> Reject | None:
         if head.startswith(mark):
             reason = f"the file is {what}, not {_ending(path)[1:].upper()}; nothing of it was read"
             return Reject(Code.UNREADABLE, reason)
-    is_wide = head.startswith((b"\xff\xfe", b"\xfe\xff")) or (
-        len(head) > 3 and 0 in (head[0], head[1]) and 0 in head[2:4]
-    )
-    return Reject(Code.NOT_UTF8, "the file is UTF-16, not UTF-8; nothing of it was read") if is_wide else None
+    wide = _wide(head)
+    return Reject(Code.NOT_UTF8, f"the file is {wide}, not UTF-8; nothing of it was read") if wide else None
+
+
+def _wide(head: bytes) -> str | None:
+    """The encoding, if it is one that writes each letter in more than one byte."""
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)) or head[:4].count(0) == 3:
+        return "UTF-32"
+    is_utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or (0 in head[:2] and 0 in head[2:4])
+    return "UTF-16" if is_utf16 else None
 
 
 def _json(path: Path) -> Iterator[Block]:

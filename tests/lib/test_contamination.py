@@ -285,6 +285,15 @@ def test_a_question_found_whole_in_other_text_has_two_words_of_its_own(words, is
     assert caught(training, [question], validation=others) == [(0, 0)] * is_caught
 
 
+def test_a_question_around_a_short_instruction_is_found_within_other_text():
+    """Each run that is not the instruction itself holds a word from before or behind it."""
+    rng = random.Random(19)
+    task = text(rng, RUN)
+    rows = [f"{text(rng, 3)} {task} {text(rng, 3)}" for _ in range(100)]
+    copy = record(f"{text(rng, 20)} {rows[90]} {text(rng, 20)}")
+    assert caught([*map(record, rows[:80]), copy], rows[80:]) == [(80, 10)]
+
+
 @pytest.mark.parametrize(("rows", "is_common"), [(MANY, False), (MANY + 1, True)])
 def test_a_benchmark_that_asks_is_no_row(rows, is_common):
     rng = random.Random(17)

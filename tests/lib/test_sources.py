@@ -141,13 +141,13 @@ def test_another_file_that_is_not_utf8_is_one_rejected_row_at_the_bad_byte(read,
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.csv"])
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_a_file_saved_as_utf_16_is_called_so(tmp_path, name, encoding):
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_a_file_saved_as_utf_16_or_32_is_called_so(tmp_path, name, encoding):
     path = tmp_path / name
     path.write_bytes("instruction,output\n1,2\n".encode(encoding))
     (row,) = sources.read(path)
     assert (row.line, row.reject.code, row.cut) == (1, Code.NOT_UTF8, True)
-    assert row.reject.reason == "the file is UTF-16, not UTF-8; nothing of it was read"
+    assert row.reject.reason == f"the file is {encoding[:6].upper()}, not UTF-8; nothing of it was read"
 
 
 @pytest.mark.parametrize(
@@ -394,6 +394,7 @@ def test_a_file_that_is_something_else_is_called_by_its_name(tmp_path, name, dat
 
 def test_excels_own_line_names_the_mark_between_cells_and_is_no_row(read):
     assert read("rows.csv", "sep=;\na;b\n1;2, 3, 4, 5\n") == [(3, {"a": "1", "b": "2, 3, 4, 5"})]
+    assert read("more.csv", "sep=,a\n1,2\n") == [(2, {"sep=": "1", "a": "2"})]
 
 
 def test_blanks_around_a_column_name_do_not_count(read):
