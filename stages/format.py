@@ -39,6 +39,7 @@ class Formatted:
     rejected: list[Rejected] = field(default_factory=list)
     turns: int = 0  # answers that are trained
     untrained_turns: int = 0  # answers that the template writes differently once the conversation has gone on
+    context_turns: int = 0  # answers that are only read, because the row gives them weight 0
 
 
 def format_splits(splits: Path, base: Path, out: Path, params: FormatParams) -> dict[str, Any]:
@@ -70,35 +71,46 @@ def format_splits(splits: Path, base: Path, out: Path, params: FormatParams) -> 
         },
         "rejected": rejects.tally(rejected),
         **{
-            name: {"rows": len(split.rows), "turns": split.turns, "untrained_turns": split.untrained_turns}
+            name: {
+                "rows": len(split.rows),
+                "turns": split.turns,
+                "untrained_turns": split.untrained_turns,
+                "context_turns": split.context_turns,
+            }
             for name, split in formatted.items()
         },
     }
 
 
-def _format(records: pa.Table, cut: Callable[[Sequence[Message]], Cut]) -> Formatted:
+def _format(records: pa.Table, cut: Callable[..., Cut]) -> Formatted:
     """Format the rows of one split; a row that the template cannot write is rejected."""
     done = Formatted()
     for record in tqdm(records.to_pylist(), desc="format", unit="row", disable=None):
         try:
-            written = cut(_messages(record))
+            written = cut(_messages(record), only_read=_only_read(record))
         except Refused as error:
             done.rejected.append(_rejected(record, str(error)))
             continue
         done.rows.append(_row(record, written))
         done.turns += written.trained_turns
         done.untrained_turns += written.untrained_turns
+        done.context_turns += written.context_turns
     return done
 
 
 def _messages(record: dict[str, Any]) -> Sequence[Message]:
     """What the template gets: the conversation, and the two fields of an alpaca row."""
-    messages: list[dict[str, str]] = [dict(message) for message in record["messages"]]
+    messages = [{"role": message["role"], "content": message["content"]} for message in record["messages"]]
     question = messages[-2]
     if record["input"] is not None:
         question["instruction"] = question["content"].removesuffix(record["input"]).removesuffix("\n\n")
         question["input"] = record["input"]
     return messages
+
+
+def _only_read(record: dict[str, Any]) -> set[int]:
+    """The answers that are context and not trained."""
+    return {place for place, message in enumerate(record["messages"]) if message["weight"] == 0}
 
 
 def _row(record: dict[str, Any], written: Cut) -> dict[str, Any]:
@@ -111,6 +123,7 @@ def _row(record: dict[str, Any], written: Cut) -> dict[str, Any]:
         "segments": [segment._asdict() for segment in written.segments],
         "prompt": "".join(segment.text for segment in written.segments[:start]),
         "reference": record["messages"][-1]["content"],
+        "weight": record["weight"],
     }
 
 

@@ -56,6 +56,11 @@ class Split:
         """Tokens that the model learns to write."""
         return int(np.count_nonzero(pc.list_flatten(self.examples["labels"]).to_numpy() != IGNORED))
 
+    @cached_property
+    def weighted(self) -> int:
+        """Examples that count for more or less than one."""
+        return int(np.count_nonzero(self.examples["weight"].to_numpy() != 1))
+
 
 def tokenize(prompts: Path, base: Path, out: Path, params: TokenizeParams, seed: int) -> dict[str, Split]:
     """Tokenize and pack every split into `out`.
@@ -108,9 +113,9 @@ def _encode(rows: pa.Table, tokenizer: SegmentTokenizer) -> pa.Table:
     """The examples of all rows, in their order."""
     batches = []
     with tqdm(total=rows.num_rows, desc="tokenize", unit="row", disable=None) as bar:
-        for batch in rows.select(["id", "segments"]).to_batches(max_chunksize=BATCH):
+        for batch in rows.select(["id", "weight", "segments"]).to_batches(max_chunksize=BATCH):
             segments = [[Segment(**one) for one in row] for row in batch["segments"].to_pylist()]
-            batches.append(packing.examples(batch["id"], tokenizer.encode(segments)))
+            batches.append(packing.examples(batch["id"], batch["weight"], tokenizer.encode(segments)))
             bar.update(len(segments))
     return pa.Table.from_batches(batches, packing.EXAMPLES).combine_chunks()
 
@@ -181,6 +186,7 @@ def _manifest(
                 "file": f"{name}.arrow",
                 "sha256": artifacts.sha256(out / f"{name}.arrow"),
                 "rows": len(split.bins),
+                "dropped": len(split.rejected),
                 "examples": split.examples.num_rows,
                 "tokens": split.tokens,
                 "trained_tokens": split.trained_tokens,
@@ -208,6 +214,7 @@ def _figures(split: Split, limit: int) -> dict[str, Any]:
         "rows": len(split.lengths),
         "dropped": len(split.rejected),
         "examples": split.examples.num_rows,
+        "weighted_examples": split.weighted,
         "tokens": split.tokens,
         "trained_tokens": split.trained_tokens,
         "bins": bins,
@@ -241,10 +248,11 @@ def summary(figures: dict[str, Any], limit: int) -> str:
     rows = sum(figures[name]["rows"] for name in NAMES)
     examples = sum(figures[name]["examples"] for name in NAMES)
     train = figures["train"]
+    weighted = f" · {train['weighted_examples']:,} with a weight of their own" if train["weighted_examples"] else ""
     return (
         f"tokenize: {rows:,} read · {examples:,} kept · {figures['dropped']['rows']:,} longer than {limit} tokens "
         f"→ {PACKED}/rejected.jsonl · train: {train['tokens']:,} tokens ({train['trained_tokens']:,} trained) "
-        f"in {train['bins']:,} rows, {train['fill']:.1%} full"
+        f"in {train['bins']:,} rows, {train['fill']:.1%} full{weighted}"
     )
 
 

@@ -26,7 +26,7 @@ def a_record(number: int, *said: str, system: str | None = None, field: str | No
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
     row = {"id": f"id-{number}", "source": "rows.json", "line": number, "messages": messages, "input": field}
-    return row | {"category": "orders", "tags": [], "group": f"group-{number}"}
+    return row | {"category": "orders", "tags": [], "weight": 1.0, "group": f"group-{number}"}
 
 
 @pytest.fixture
@@ -69,6 +69,7 @@ def test_a_row_holds_the_prompt_the_answer_and_where_it_came_from(formatted):
         ],
         "prompt": prompt,
         "reference": "7",
+        "weight": 1.0,
     }
 
 
@@ -138,7 +139,18 @@ def test_no_training_rows_at_all_stop_the_stage(formatted):
 
 def test_trained_and_untrained_answers_are_counted(formatted):
     result = formatted([a_record(1, "Hi", "Hello", "And?", "Bye")], chat_template=QWEN3)
-    assert result["metrics"]["train"] == {"rows": 1, "turns": 1, "untrained_turns": 1}
+    assert result["metrics"]["train"] == {"rows": 1, "turns": 1, "untrained_turns": 1, "context_turns": 0}
+
+
+def test_an_answer_of_weight_0_is_written_but_not_trained(formatted):
+    row = a_record(1, "Hi", "Hello", "And?", "Bye", system="Be brief.") | {"weight": 0.5}
+    row["messages"][2]["weight"] = 0
+    result = formatted([row], chat_template=SMOL, template="chatml")
+    (written,) = result["rows"]
+    assert [segment["text"] for segment in written["segments"] if segment["trained"]] == ["Bye<|im_end|>"]
+    assert "Hello" in written["prompt"] == written["segments"][0]["text"]
+    assert (written["reference"], written["weight"]) == ("Bye", 0.5)
+    assert result["metrics"]["train"] == {"rows": 1, "turns": 1, "untrained_turns": 0, "context_turns": 1}
 
 
 def test_the_same_rows_give_the_same_bytes(formatted):

@@ -96,7 +96,7 @@ def test_a_planted_fault_is_found_and_its_seed_shows_it_again(monkeypatch, plant
 
 
 def test_the_command_prints_a_tally_and_its_exit_code_tells_of_failures(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["fuzz", "--minutes", "0", "--seed", "3"])
+    monkeypatch.setattr("sys.argv", ["fuzz", "--minutes", "0", "--seed", "4"])  # one that makes rows
     with pytest.raises(SystemExit) as ended:
         fuzz.main()
     assert ended.value.code == 0
@@ -105,7 +105,7 @@ def test_the_command_prints_a_tally_and_its_exit_code_tells_of_failures(monkeypa
     with pytest.raises(SystemExit) as ended:
         fuzz.main()
     assert ended.value.code == 1
-    assert "FAILED --seed 3 --minutes 0: ZeroDivisionError" in capsys.readouterr().out
+    assert "FAILED --seed 4 --minutes 0: ZeroDivisionError" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
@@ -146,4 +146,5 @@ def test_the_rows_that_are_made_are_good_in_every_form_until_a_fault_is_put_in(t
     outcome = validate_stage.validate(tmp_path / "raw", params, tmp_path / "memory")
     assert set(outcome.metrics["rejected"]) <= {"exact-duplicate", "near-duplicate", "wrong-script"}
     assert {len(record.messages) for record in from_table(outcome.kept)} == {2, 3, 4, 5, 6, 7}
-    assert sum(fuzz_files.faulty(rng, row) != row for row in rows) > 250
+    # A few faults put in what stood there already: over 60 seeds 247 of the 300 rows differ, 224 at least.
+    assert sum(fuzz_files.faulty(rng, row) != row for row in rows) > 200

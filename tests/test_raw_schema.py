@@ -29,9 +29,13 @@ GOOD = [
     {"instruction": "Which team?", "input": "Where is it?", "output": "shipping", "category": "route"},
     {"instruction": "Say hello.", "output": "Hello!", "input": None, "history": [["Hi", "Hello"]], "language": "en"},
     {"prompt": "Open on Sunday?", "completion": "Yes.", "tags": ["hours"], "system": "Be brief.", "id": 7},
-    {"question": "Open on Sunday?", "answer": "Yes.", "category": None},
+    {"question": "Open on Sunday?", "answer": "Yes.", "category": None, "weight": None},
+    *({"question": "Open?", "answer": "Yes.", "weight": weight} for weight in (0.5, 2, 1000000, "0.5", " 2 ", "")),
     {"messages": [{"role": "system", "content": ""}, {"role": "user", "content": "Hi"},
                   {"role": "assistant", "content": "Hello!"}]},
+    {"messages": [{"role": "user", "content": "Hi", "weight": 0}, {"role": "assistant", "content": "a", "weight": 0},
+                  {"role": "user", "content": "Bye"}, {"role": "assistant", "content": "Bye!", "weight": 1}]},
+    {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!", "weight": None}]},
     chat(("human", "你好"), ("gpt", "您好！")),
     chat(("User", "Hi"), (" GPT ", "Hello!")),
     {"instruction": "Say hello.", "output": "Hello!", "messages": None, "conversations": None, "history": ""},
@@ -67,7 +71,10 @@ BAD = [
     {"messages": [], "question": "Hi", "answer": "Hello!"},
     {"prompt": None, "completion": "Hi", "question": "Hi", "answer": "Hello!"},
     {"instruction": "Hi", "output": "x", "history": "Hello"},
-]
+    *({"instruction": "Hi", "output": "x", "weight": weight} for weight in (0, -1, 1e7, True, "heavy", "0,5", [1])),
+    *({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!", "weight": weight}]}
+      for weight in (0.5, 2, -1, True, "0")),
+]  # fmt: skip
 # Whatever a field may be found to hold: what it should, nothing at all, and nothing in another way.
 HELD = {name: ["text", None, ...] for name in ("instruction", "output", "prompt", "completion")}
 HELD |= {

@@ -25,14 +25,14 @@ ROOT = Path(__file__).resolve().parent.parent
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
-def a_row(number: int, question: str = "Hi", answer: str = "Hello") -> dict[str, Any]:
+def a_row(number: int, question: str = "Hi", answer: str = "Hello", weight: float = 1.0) -> dict[str, Any]:
     prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
     segments = [
         {"text": prompt, "trained": False, "literal": False},
         {"text": f"{answer}<|im_end|>", "trained": True, "literal": False},
     ]
     row = {"id": f"id-{number}", "category": "orders", "group": f"group-{number}", "segments": segments}
-    return row | {"prompt": prompt, "reference": answer}
+    return row | {"prompt": prompt, "reference": answer, "weight": weight}
 
 
 @pytest.fixture
@@ -147,6 +147,19 @@ def test_no_row_of_tokens_tears_an_example(pack, tokenized):
     read = {id_: done.tokenizer.decode(ids, control=True) for id_, (ids, _) in documents(done.packed).items()}
     assert read == {row["id"]: row["prompt"] + row["reference"] + "<|im_end|>" for row in rows}
     assert (max(len(row["seq_lengths"]) for row in done.packed) > 1) is pack
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_every_example_keeps_its_weight_and_those_that_have_one_are_counted(pack, tokenized):
+    weights = {f"id-{number}": (0.1, 1.0, 2.5)[number % 3] for number in range(20)}
+    rows = [a_row(number, question="order " * (number % 7), weight=weights[f"id-{number}"]) for number in range(20)]
+    done = tokenized([*rows, a_row(99, question="order " * 60, weight=3.0)], validation=rows[1:2], pack=pack)
+    found = {id_: weight for row in done.packed for id_, weight in zip(row["example_ids"], row["weights"], strict=True)}
+    assert found == pytest.approx(weights)
+    assert done.figures["train"]["weighted_examples"] == 13
+    assert done.figures["validation"]["weighted_examples"] == 0
+    assert "· 13 with a weight of their own" in stage.summary(done.figures, 64)
+    assert "weight" not in stage.summary(tokenized(rows[1:2]).figures, 64)
 
 
 def test_a_row_of_just_max_length_is_kept(tokenized):

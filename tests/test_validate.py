@@ -75,6 +75,11 @@ GOOD = alpaca("What time do you open on Sundays?", "At ten.")
 PLANTED = [
     (Code.MISSING_FIELD, {"instruction": QUESTION}, {"instruction": QUESTION_ZH}),
     (Code.WRONG_TYPE, alpaca(answer=12), alpaca(QUESTION_ZH, ["好"])),
+    (
+        Code.WRONG_WEIGHT,
+        alpaca(weight=0),
+        {"messages": [{"role": "user", "content": QUESTION_ZH}, {"role": "assistant", "content": "好", "weight": 0}]},
+    ),
     (Code.EMPTY_OUTPUT, alpaca(answer=" "), alpaca(QUESTION_ZH, "\u3000\u200b")),
     (Code.EMPTY_PROMPT, alpaca(""), alpaca("\u3000", ANSWER_ZH)),
     (
@@ -142,6 +147,33 @@ def test_duplicates_name_the_row_that_they_repeat(run, question, answer):
     assert 0.7 <= similarity < 1
     assert outcome.metrics["duplicates"] == {"clusters": 1, "rows": 2, "largest": 2}
     assert outcome.metrics["conflicts"] == {"questions": 1, "rows": 2}
+
+
+def test_of_rows_that_say_the_same_the_first_stays_whatever_they_weigh(run):
+    outcome = run({"a.jsonl": [alpaca(weight=0.5), alpaca(weight=3)]})
+    assert [record.weight for record in kept(outcome)] == [0.5]
+    assert [(one.reject.code, one.record["weight"]) for one in outcome.rejected] == [(Code.EXACT_DUPLICATE, 3.0)]
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_weights_are_read_from_csv_and_stay_when_the_rows_are_known_already(run, mark):
+    lines = [["prompt", "completion", "weight"], ["Hi?", "Hello", "0.5"], ["Why?", "So", ""], ["Who?", "Bo", "zero"]]
+    files = {"a.csv": "\n".join(mark.join(line) for line in lines)}
+    for _ in range(2):
+        outcome = run(files)
+        assert [record.weight for record in kept(outcome)] == [0.5, 1]
+        assert places(outcome) == [("a.csv:4", Code.WRONG_WEIGHT)]
+        assert outcome.metrics["unused_fields"] == {}
+
+
+def test_records_put_in_again_as_raw_rows_weigh_what_they_weighed(run):
+    said = [("user", "Hi", None), ("assistant", "Hello!", 0), ("user", "What is due?", None), ("assistant", "9 EUR", 1)]
+    turns = [{"role": role, "content": text, "weight": weight} for role, text, weight in said]
+    first = run({"a.jsonl": [{"messages": turns, "weight": 2}]})
+    again = run({"a.jsonl": [{name: row[name] for name in ("messages", "weight")} for row in first.kept.to_pylist()]})
+    assert [message.weight for message in kept(again)[0].messages] == [None, 0, None, None]
+    assert again.kept.equals(first.kept)
+    assert again.metrics["unused_fields"] == {}
 
 
 def test_rows_on_one_line_are_clusters_of_their_own(run):

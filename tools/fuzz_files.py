@@ -91,9 +91,13 @@ def raw_row(rng: Random) -> Row:
         "category": rng.choice(("orders", "退货")),
         "tags": ["vip"],
         "language": rng.choice((language, "en")),
+        "weight": rng.choice((0.5, 2)),
         "id": 7,
     }
     row = rng.choice(_MAKERS)(turns)
+    for turn in [*row.get("messages", []), *row.get("conversations", [])][:-1]:
+        if rng.random() < 0.1:
+            turn["weight"] = rng.choice((0, 1))
     return row | {name: value for name, value in more.items() if rng.random() < 0.1}
 
 

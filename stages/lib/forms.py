@@ -6,15 +6,18 @@
     prompt/completion  prompt, completion
     question/answer    question, answer
 
-Each may have `system`, `category`, `tags` (texts), `language` (a code: zh) and `id` (not read). A row that has the
-fields of two forms is read as the first of them. `validate.columns` maps our field to the user's, for everything else.
-An optional field that is null or blank counts as absent. Fields that nothing reads are ignored, and named so that they
-can be counted.
+Each may have `system`, `category`, `tags` (texts), `language` (a code: zh), `weight` (a number: how much the row counts
+in training) and `id` (not read). A turn of the first two forms may have `weight` as well: an answer of weight 0 is only
+read, never trained (OpenAI's fine-tuning format). A row that has the fields of two forms is read as the first of them.
+`validate.columns` maps our field to the user's, for everything else. An optional field that is null or blank counts as
+absent. Fields that nothing reads are ignored, and named so that they can be counted.
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -40,6 +43,11 @@ ROLES = {
 # Tools speak and are called under these names (OpenAI, ShareGPT, glaive, ipython of Llama).
 TOOLS = {"tool", "tools", "tool_call", "tool_calls", "tool_response", "observation", "ipython"}
 TOOLS |= {"function", "function_call", "function_response"}
+
+# The least and the most that a row may weigh. Only ratios count, and fp32 sums these safely; what lies beyond is a time
+# or an id in a field that happens to have the name.
+LEAST, MOST = 1e-6, 1e6
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 LANGUAGE = "language:"  # begins the tag that keeps a row's language
 NO_INPUT = f"{Code.PLACEHOLDER}:no-input"  # tags a row whose input said only that there is none
@@ -71,11 +79,14 @@ def parse(
     messages, own = _conversation(fields)
     category = fields.optional("category") or UNCATEGORISED
     tags = _tags(fields)
+    weight = fields.weight()
     if not fields.faults:
         _check_turns(fields, messages)
+    if fields.only_read and not fields.faults:
+        messages = _until_last_trained(fields, messages)
     if fields.faults:
         return _all_at_once(fields.faults)
-    record = Record(source, line, tuple(messages), own, category.strip(), tags)
+    record = Record(source, line, tuple(messages), own, category.strip(), tags, weight)
     return Parsed(record, fields.unused(), tuple(fields.renamed))
 
 
@@ -86,7 +97,7 @@ def _all_at_once(faults: list[Reject]) -> Reject:
 
 def question_of(row: Any) -> Question | None:
     """What a benchmark row asks: the question of any known form, answered or not, or a lone `question` or `text`."""
-    parsed = parse(row, "", 0, {})
+    parsed = parse(_unweighted(row), "", 0, {})
     if isinstance(parsed, Parsed):
         return Question(parsed.record.question, parsed.record.input)
     if not isinstance(row, dict):
@@ -95,6 +106,13 @@ def question_of(row: Any) -> Question | None:
     if "instruction" in texts:
         return Question(_joined(texts["instruction"], texts.get("input")), texts.get("input"))
     return next((Question(texts[key], None) for key in ("prompt", "question", "text") if key in texts), None)
+
+
+def _unweighted(value: Any) -> Any:
+    """A row without weights: what is held out is held out whole, whatever it would count in training."""
+    if isinstance(value, dict):
+        return {key: _unweighted(inner) for key, inner in value.items() if key != "weight"}
+    return [_unweighted(inner) for inner in value] if isinstance(value, list) else value
 
 
 class _Fields:
@@ -113,6 +131,7 @@ class _Fields:
         self._strange: set[str] = set()
         self.tags: list[str] = []  # ours, beside the row's own
         self.renamed: list[str] = []
+        self.only_read = False  # whether some answer has weight 0
         self.faults: list[Reject] = []
 
     def fault(self, code: Code, reason: str, **detail: Any) -> None:
@@ -171,6 +190,19 @@ class _Fields:
         self.tags.append(NO_INPUT)
         return None
 
+    def weight(self) -> float:
+        """How much the row counts in training: 1 if it does not say. Text will do, as a CSV cell has it."""
+        value = self.get("weight")
+        if value is None or (isinstance(value, str) and is_blank(value)):
+            return 1.0
+        number = _number(value)
+        if number is not None and LEAST <= number <= MOST:
+            return float(number)
+        shown = f'the text "{value}"' if isinstance(value, str) else _shown(value)
+        reason = f'"{self.shown("weight")}" is {shown}, not a number from {LEAST:f} to {MOST:,.0f}'
+        self.fault(Code.WRONG_WEIGHT, reason, field=self.shown("weight"))
+        return 1.0
+
     def as_text(self, value: Any, what: str) -> str:
         """A value that has to be a text."""
         if isinstance(value, str):
@@ -224,6 +256,15 @@ def _plain(phrases: tuple[str, ...]) -> frozenset[str]:
 @cache
 def _longest(phrases: tuple[str, ...]) -> int:
     return max(map(len, _plain(phrases)), default=0)
+
+
+def _number(value: Any) -> int | float | None:
+    """The number that a value is, or that it is the text of."""
+    if isinstance(value, str):
+        return float(value) if _NUMBER.fullmatch(value.strip()) else None
+    if isinstance(value, Decimal):  # a column of a Parquet file: to DuckDB, say, 0.5 is one
+        return float(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _shown(value: Any) -> str:
@@ -313,6 +354,7 @@ FIELDS = (
     "category",
     "tags",
     "language",
+    "weight",
     "id",
 )
 
@@ -333,8 +375,9 @@ def _turns(fields: _Fields, name: str) -> list[Message]:
         if turn.get(said) is None:
             fields.fault(Code.MISSING_FIELD, f'{what} has no "{said}"', turn=number)
         else:
-            messages.append(Message(role, fields.as_text(turn[said], f'"{said}" of {what}')))
-        for key in turn.keys() - {speaker, said}:
+            text = fields.as_text(turn[said], f'"{said}" of {what}')
+            messages.append(Message(role, text, _turn_weight(turn.get("weight"), role, number, name, fields)))
+        for key in turn.keys() - {speaker, said, "weight"}:
             if turn[key] is not None:
                 fields.ignore(f"{fields.shown(name)}[].{key}")
     offered = fields.get("tools")
@@ -345,6 +388,20 @@ def _turns(fields: _Fields, name: str) -> list[Message]:
     elif offered and (not isinstance(offered, str) or _plainly(offered) not in ("", "[]", "{}", "null")):
         fields.fault(Code.TOOL_CALL, "the row offers tools, which cannot be trained here", field="tools")
     return messages
+
+
+def _turn_weight(weight: Any, role: str, number: int, name: str, fields: _Fields) -> int | None:
+    """0 for an answer that is only read; else None, since answers are trained and nothing else is."""
+    if weight is None:
+        return None
+    if isinstance(weight, bool) or weight not in (0, 1):
+        fields.fault(Code.WRONG_WEIGHT, f'"weight" of turn {number} is {_shown(weight)}, not 0 or 1', turn=number)
+    elif role == "assistant" and weight == 0:
+        fields.only_read = True
+        return 0
+    elif role != "assistant" and weight == 1:
+        fields.ignore(f"{fields.shown(name)}[].weight ({role})")
+    return None
 
 
 def _plainly(value: Any) -> str:
@@ -376,6 +433,21 @@ def _check_turns(fields: _Fields, messages: list[Message]) -> None:
             return  # all that follow are out of step, too
     if messages[-1].role != "assistant":
         fields.fault(Code.ROLE_ORDER, f"the conversation ends with {messages[-1].role}, not with an answer")
+
+
+def _until_last_trained(fields: _Fields, messages: list[Message]) -> list[Message]:
+    """The conversation without what follows its last trained answer, which no loss depends on: a model reads forwards.
+
+    So the last answer, by which a row is judged and compared everywhere else, is always one that is trained.
+    """
+    trained = [place for place, message in enumerate(messages) if message.role == "assistant" and message.weight != 0]
+    if not trained:
+        fields.fault(Code.WRONG_WEIGHT, "every answer has weight 0, so there is nothing to train")
+        return messages
+    if trained[-1] + 1 < len(messages):
+        name = "messages" if fields.has_any(["messages"]) else "conversations"
+        fields.ignore(f"{fields.shown(name)}[] after the last answer with weight 1")
+    return messages[: trained[-1] + 1]
 
 
 def _tags(fields: _Fields) -> tuple[str, ...]:

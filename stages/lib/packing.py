@@ -12,12 +12,20 @@ import xxhash
 
 from stages.lib.tokens import Example
 
-EXAMPLES = pa.schema([("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+EXAMPLES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
+        ("weight", pa.float32()),
+    ]
+)
 SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.int32())),
         ("labels", pa.list_(pa.int32())),  # -100 = not trained; not shifted
         ("seq_lengths", pa.list_(pa.int32())),  # tokens of each example in the row, in order
+        ("weights", pa.list_(pa.float32())),  # how much a trained token of each counts in the loss
         ("example_ids", pa.list_(pa.string())),
     ]
 )
@@ -63,10 +71,10 @@ def shuffled(bins: Sequence[list[int]], ids: Sequence[str], seed: int) -> list[l
     return sorted(bins, key=key)
 
 
-def examples(ids: pa.Array, encoded: Sequence[Example]) -> pa.RecordBatch:
+def examples(ids: pa.Array, weights: pa.Array, encoded: Sequence[Example]) -> pa.RecordBatch:
     """Examples as Arrow keeps them, in 4 bytes a token: a list of Python takes 40."""
-    columns = [ids, _lists([example.ids for example in encoded]), _lists([example.labels for example in encoded])]
-    return pa.record_batch(columns, schema=EXAMPLES)
+    tokens, labels = _lists([example.ids for example in encoded]), _lists([example.labels for example in encoded])
+    return pa.record_batch([ids, tokens, labels, weights.cast(pa.float32())], schema=EXAMPLES)
 
 
 def table(bins: Sequence[Sequence[int]], examples: pa.Table) -> pa.Table:
@@ -79,6 +87,7 @@ def table(bins: Sequence[Sequence[int]], examples: pa.Table) -> pa.Table:
         pa.ListArray.from_arrays(tokens_before, ids.values),
         pa.ListArray.from_arrays(tokens_before, labels.values),
         pa.ListArray.from_arrays(before, ids.value_lengths()),
+        pa.ListArray.from_arrays(before, chosen["weight"].combine_chunks()),
         pa.ListArray.from_arrays(before, chosen["id"].combine_chunks()),
     ]
     return pa.Table.from_arrays(columns, schema=SCHEMA)

@@ -23,6 +23,7 @@ SCHEMA = pa.schema(
         ("segments", pa.list_(SEGMENT)),
         ("prompt", pa.string()),  # byte for byte what is sent to get the last answer
         ("reference", pa.string()),  # the last answer
+        ("weight", pa.float64()),  # how much a trained token counts in the loss
     ]
 )
 

@@ -13,7 +13,7 @@ from stages.lib import scripts
 from stages.lib.detectors import NAMES, Detector, find, may_hold
 from stages.lib.forms import LANGUAGE, is_placeholder
 from stages.lib.plural import counted
-from stages.lib.records import Message, Record
+from stages.lib.records import Record
 from stages.lib.rejects import Code, Reject
 from stages.lib.words import is_blank, words
 from stages.params.validate import ValidateParams
@@ -205,7 +205,7 @@ def protect(record: Record, params: ValidateParams) -> Record | Reject:
             return Reject(detector.code, reason, {"kind": detector.kind})
     if not kinds:
         return record
-    messages = tuple(Message(message.role, mask(message.content, params)) for message in record.messages)
+    messages = tuple(replace(message, content=mask(message.content, params)) for message in record.messages)
     tags = [f"{detector.code}:{detector.kind}" for detector in kinds]
     own = None if record.input is None else mask(record.input, params)
     if own is not None and not messages[-2].content.endswith(own):

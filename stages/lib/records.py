@@ -4,14 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
 
 import pyarrow as pa
 import xxhash
 
 from stages.lib.words import same
 
-MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string()), ("weight", pa.int8())])
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -21,6 +20,7 @@ SCHEMA = pa.schema(
         ("input", pa.string()),
         ("category", pa.string()),
         ("tags", pa.list_(pa.string())),
+        ("weight", pa.float64()),
     ]
 )
 UNCATEGORISED = "uncategorised"
@@ -32,6 +32,7 @@ class Message:
 
     role: str  # system (only first), user or assistant
     content: str
+    weight: int | None = None  # 0: an answer that is only read, never trained, and never the last one
 
     @cached_property
     def plain(self) -> str:
@@ -49,10 +50,11 @@ class Record:
     input: str | None = None  # an alpaca row's `input`, which is also the end of the last question
     category: str = UNCATEGORISED
     tags: tuple[str, ...] = ()
+    weight: float = 1.0  # how much a token of its answers counts in the loss, beside the tokens of other rows
 
     @cached_property
     def id(self) -> str:
-        """A hash of what is said, blind to case, width and spaces: equal ids are exact duplicates."""
+        """A hash of what is said, blind to case, width and spaces: equal ids are exact duplicates, of any weight."""
         return _hash(self.messages)
 
     @cached_property
@@ -84,19 +86,6 @@ class Record:
         """The same with more tags, each once."""
         return replace(self, tags=tuple(dict.fromkeys([*self.tags, *tags])))
 
-    def row(self) -> dict[str, Any]:
-        """The row of `records.parquet`."""
-        messages = [{"role": message.role, "content": message.content} for message in self.messages]
-        return {
-            "id": self.id,
-            "source": self.source,
-            "line": self.line,
-            "messages": messages,
-            "input": self.input,
-            "category": self.category,
-            "tags": list(self.tags),
-        }
-
 
 def _hash(messages: Iterable[Message]) -> str:
     said = "\0".join([part for message in messages for part in (message.role, message.plain)])
@@ -107,21 +96,23 @@ def to_table(records: Iterable[Record]) -> pa.Table:
     """The table of `records.parquet`."""
     records = list(records)
     turns = [message for record in records for message in record.messages]
-    roles, contents = (
+    parts = [
         pa.array([turn.role for turn in turns], pa.string()),
         pa.array([turn.content for turn in turns], pa.string()),
-    )
+        pa.array([turn.weight for turn in turns], pa.int8()),
+    ]
     columns = {
         "id": pa.array([record.id for record in records], pa.string()),
         "source": pa.array([record.source for record in records], pa.string()),
         "line": pa.array([record.line for record in records], pa.int64()),
         "messages": pa.ListArray.from_arrays(
             _offsets(len(record.messages) for record in records),
-            pa.StructArray.from_arrays([roles, contents], fields=list(MESSAGE)),
+            pa.StructArray.from_arrays(parts, fields=list(MESSAGE)),
         ),
         "input": pa.array([record.input for record in records], pa.string()),
         "category": pa.array([record.category for record in records], pa.string()),
         "tags": pa.array([record.tags for record in records], pa.list_(pa.string())),
+        "weight": pa.array([record.weight for record in records], pa.float64()),
     }
     return pa.table(columns, schema=SCHEMA)
 
@@ -140,6 +131,7 @@ def from_table(table: pa.Table) -> list[Record]:
             input=row["input"],
             category=row["category"],
             tags=tuple(row["tags"]),
+            weight=row["weight"],
         )
         for row in table.select(SCHEMA.names).to_pylist()
     ]

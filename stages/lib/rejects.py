@@ -56,6 +56,11 @@ class Code(StrEnum):
         "a field holds another type than text, or the row is no object",
         "Write one text in quotation marks there, or what docs/curator.md shows for this form of row.",
     )
+    WRONG_WEIGHT = (
+        "wrong-weight",
+        "a weight is no number above 0, a turn's is neither 0 nor 1, or every answer of the row has weight 0",
+        "Write a number such as 0.5 or 2 (in a turn 0 or 1), leave it out, or remove a row that should not be trained.",
+    )
     EMPTY_OUTPUT = (
         "empty-output",
         "the answer is empty, or holds only blanks and invisible characters",

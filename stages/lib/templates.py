@@ -8,7 +8,7 @@ difference is what the model has to write.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice, pairwise
@@ -93,6 +93,7 @@ class Cut:
     segments: list[Segment]
     trained_turns: int
     untrained_turns: int  # earlier answers that the template writes differently once the conversation has gone on
+    context_turns: int  # earlier answers that are only read, because the row says so
 
 
 def choose(
@@ -162,11 +163,20 @@ def frame_of(template: ChatTemplate, eos: str | None, added: re.Pattern[str]) ->
     )
 
 
-def cut(messages: Sequence[Message], template: ChatTemplate, frame: Frame, control: re.Pattern[str]) -> Cut:
+def cut(
+    messages: Sequence[Message],
+    template: ChatTemplate,
+    frame: Frame,
+    control: re.Pattern[str],
+    only_read: Collection[int] = (),
+) -> Cut:
     """Render a conversation that ends with an answer and cut it into as few segments as tell trained from untrained.
 
     A prompt stays in one piece, so that its tokens are those that a server makes of the whole text. Only a control
     token inside what somebody wrote (`control` matches it) is cut out, to be read as plain text.
+
+    Args:
+        only_read: places in `messages` of earlier answers that are not trained.
 
     Raises:
         Refused: when the template cannot write the conversation, or changes its beginning when the answer is added.
@@ -178,12 +188,13 @@ def cut(messages: Sequence[Message], template: ChatTemplate, frame: Frame, contr
     spans = [_trained_span(prompt, so_far, text, frame) for prompt, so_far in zip(prompts, written, strict=True)]
     if spans[-1] is None:
         raise Refused("the template changes what stands before the last answer, or how the answer ends")
-    trained = [span for span in spans if span is not None]
+    wanted = [span for index, span in zip(turns, spans, strict=True) if index not in only_read]
+    trained = [span for span in wanted if span is not None]
     text = text[: spans[-1][1]]
     segments = _split(text, trained, _literal_spans(messages, text, template, control))
     if frame.eos:
         segments.append(Segment(frame.eos, trained=True, literal=False))
-    return Cut(segments, trained_turns=len(trained), untrained_turns=len(spans) - len(trained))
+    return Cut(segments, len(trained), len(wanted) - len(trained), len(spans) - len(wanted))
 
 
 def _find(choice: str, pinned: Pinned, base: Path, folder: Path) -> tuple[str, Path, str]:

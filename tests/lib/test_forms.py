@@ -1,5 +1,8 @@
 """The raw forms that a row may have."""
 
+import math
+from decimal import Decimal
+
 import pytest
 
 from stages.lib.findings import TAGGED, findings_in
@@ -231,8 +234,137 @@ def test_fields_that_nothing_reads_are_named():
     parsed = parse(row, "a.json", 1, {})
     assert parsed.unused == ("score", "tools")
     assert parsed.record.tags == ("vip",)
-    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]
-    assert parse({"messages": turns}, "a.json", 1, {}).unused == ("messages[].weight",)
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "name": "Bo"}]
+    assert parse({"messages": turns}, "a.json", 1, {}).unused == ("messages[].name",)
+
+
+@pytest.mark.parametrize(
+    ("value", "weight"),
+    [
+        (None, 1),
+        ("", 1),
+        (" ", 1),
+        (0.5, 0.5),
+        (2, 2),
+        (1e-6, 1e-6),
+        (1_000_000, 1e6),
+        (Decimal("0.5"), 0.5),
+        ("0.5", 0.5),  # as a CSV cell has it
+        (" 2 ", 2),
+        ("1e-3", 0.001),
+        (".5", 0.5),
+    ],
+)
+def test_a_row_may_say_how_much_it_counts(value, weight):
+    parsed = parse({"instruction": "q", "output": "a", "weight": value}, "a.json", 1, {})
+    assert (parsed.record.weight, parsed.unused) == (weight, ())
+    parsed = parse({"instruction": "q", "output": "a", "share": value}, "a.json", 1, {"weight": "share"})
+    assert (parsed.record.weight, parsed.unused) == (weight, ())
+
+
+def test_a_row_that_does_not_say_how_much_it_counts_counts_for_one():
+    assert parse({"instruction": "q", "output": "a"}, "a.json", 1, {}).record.weight == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "the number 0"),
+        (0.0, "the number 0.0"),
+        (-1, "the number -1"),
+        (1e-9, "the number 1e-09"),
+        (1_000_001, "the number 1000001"),
+        (10**400, f"the number {10**400}"),
+        (math.nan, "the number nan"),
+        (math.inf, "the number inf"),
+        (True, "true or false"),
+        ([1], "a list"),
+        ("0", 'the text "0"'),
+        ("0,5", 'the text "0,5"'),
+        ("nan", 'the text "nan"'),
+        ("1_000", 'the text "1_000"'),
+        ("heavy", 'the text "heavy"'),
+        ("1e999", 'the text "1e999"'),
+    ],
+    ids=str,
+)
+def test_a_weight_that_is_none_rejects_the_row(value, shown):
+    reason = f"is {shown}, not a number from 0.000001 to 1,000,000"
+    assert said({"prompt": "q", "completion": "a", "weight": value}) == (Code.WRONG_WEIGHT, f'"weight" {reason}')
+    row = {"prompt": "q", "completion": "a", "share": value}
+    assert said(row, {"weight": "share"}) == (Code.WRONG_WEIGHT, f'"share" {reason}')
+
+
+def weighed(*weights, **fields):
+    """A conversation whose answers have these weights; ... leaves the weight out."""
+    turns = []
+    for number, weight in enumerate(weights):
+        said_so = {} if weight is ... else {"weight": weight}
+        turns += [{"role": "user", "content": f"q{number}"}, {"role": "assistant", "content": f"a{number}"} | said_so]
+    return {"messages": turns, **fields}
+
+
+@pytest.mark.parametrize(
+    ("row", "answers", "unused"),
+    [
+        (weighed(..., 1, None, 1.0), [("a0", None), ("a1", None), ("a2", None), ("a3", None)], ()),
+        (weighed(0, ...), [("a0", 0), ("a1", None)], ()),
+        (weighed(0.0, 1, 0, 1), [("a0", 0), ("a1", None), ("a2", 0), ("a3", None)], ()),
+        (weighed(0, ..., system="Be kind."), [("a0", 0), ("a1", None)], ()),
+        (weighed(1, 0), [("a0", None)], ("messages[] after the last answer with weight 1",)),
+        (weighed(0, 1, 0, 0), [("a0", 0), ("a1", None)], ("messages[] after the last answer with weight 1",)),
+        (
+            {
+                "conversations": [
+                    {"from": "system", "value": "s", "weight": 0},
+                    {"from": "human", "value": "q0", "weight": 0},
+                    {"from": "gpt", "value": "a0"},
+                    {"from": "human", "value": "q1", "weight": 1},
+                    {"from": "gpt", "value": "a1", "weight": 0},
+                ]
+            },
+            [("a0", None)],
+            ("conversations[] after the last answer with weight 1", "conversations[].weight (user)"),
+        ),
+    ],
+)
+def test_an_answer_of_weight_0_is_only_read_and_never_the_last(row, answers, unused):
+    """OpenAI's fine-tuning format. Nothing is learned from what follows the last trained answer, so it is left out."""
+    parsed = parse(row, "a.json", 1, {})
+    messages = parsed.record.messages
+    assert [(turn.content, turn.weight) for turn in messages if turn.role == "assistant"] == answers
+    assert {turn.weight for turn in messages if turn.role != "assistant"} == {None}
+    assert messages[-1].role == "assistant"
+    assert parsed.unused == unused
+
+
+def test_what_is_left_out_is_named_as_the_user_knows_it():
+    row = {"chat": weighed(1, 0)["messages"], "messages": None}
+    assert parse(row, "a.json", 1, {"messages": "chat"}).unused == ("chat[] after the last answer with weight 1",)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (weighed(0), "every answer has weight 0, so there is nothing to train"),
+        (weighed(0, 0.0), "every answer has weight 0, so there is nothing to train"),
+        (weighed(1, 0.5), '"weight" of turn 4 is the number 0.5, not 0 or 1'),
+        (weighed(2), '"weight" of turn 2 is the number 2, not 0 or 1'),
+        (weighed(-1), '"weight" of turn 2 is the number -1, not 0 or 1'),
+        (weighed(math.nan), '"weight" of turn 2 is the number nan, not 0 or 1'),
+        (weighed(True), '"weight" of turn 2 is true or false, not 0 or 1'),
+        (weighed("0"), '"weight" of turn 2 is text, not 0 or 1'),
+        (weighed([0]), '"weight" of turn 2 is a list, not 0 or 1'),
+    ],
+)
+def test_a_turn_weighs_0_or_1_and_one_answer_is_trained(row, reason):
+    assert said(row) == (Code.WRONG_WEIGHT, reason)
+
+
+def test_turns_that_are_left_out_keep_to_the_order_of_turns_all_the_same():
+    row = weighed(1, 0)
+    row["messages"].append({"role": "user", "content": "q2"})
+    assert said(row) == (Code.ROLE_ORDER, "the conversation ends with user, not with an answer")
 
 
 @pytest.mark.parametrize("code", TAGGED)
@@ -257,6 +389,9 @@ def test_a_tag_of_the_rows_own_never_passes_for_a_finding_of_ours(code):
         ({"instruction": "Add:", "input": "2 2"}, Question("Add:\n\n2 2", "2 2")),
         ({"instruction": "Add:", "input": "2 2", "output": "4"}, Question("Add:\n\n2 2", "2 2")),
         (chat("human", "gpt"), Question("0", None)),
+        ({"prompt": "2 + 2?", "completion": "4", "weight": 0}, Question("2 + 2?", None)),
+        (weighed(1, 0), Question("q0\n\na0\n\nq1", None)),  # held out whole, whatever would be trained
+        (weighed(0, weight="5 points"), Question("q0", None)),
         ({"answer": "4"}, None),
         ({"prompt": " "}, None),
         ("2 + 2?", None),

@@ -71,21 +71,24 @@ def test_the_order_of_bins_depends_on_the_seed_alone_and_not_on_their_length():
 @given(sizes=st.lists(st.integers(1, 8), min_size=1, max_size=20))
 def test_unpacking_gives_every_example_back(sizes):
     ids = [f"row-{place}" for place in range(len(sizes))]
+    weights = [1 + place / 8 for place in range(len(sizes))]
     examples = [
         Example(ids=[place * 10 + token for token in range(size)], labels=[-100] * (size - 1) + [place], answer_start=0)
         for place, size in enumerate(sizes)
     ]
-    batch = packing.examples(pa.array(ids), examples)
+    batch = packing.examples(pa.array(ids), pa.array(weights), examples)
     bins = packing.best_fit_decreasing(sizes, limit=8)
     packed = packing.table(bins, pa.Table.from_batches([batch])).to_pylist()
     found = {}
     for row in packed:
         start = 0
-        for id_, length in zip(row["example_ids"], row["seq_lengths"], strict=True):
-            found[id_] = (row["input_ids"][start : start + length], row["labels"][start : start + length])
+        for id_, length, weight in zip(row["example_ids"], row["seq_lengths"], row["weights"], strict=True):
+            found[id_] = (row["input_ids"][start : start + length], row["labels"][start : start + length], weight)
             start += length
         assert start == len(row["input_ids"]) == len(row["labels"])
-    assert found == {id_: (example.ids, example.labels) for id_, example in zip(ids, examples, strict=True)}
+    assert found == {
+        id_: (example.ids, example.labels, weight) for id_, example, weight in zip(ids, examples, weights, strict=True)
+    }
 
 
 def test_a_split_without_rows_is_a_table_without_rows():

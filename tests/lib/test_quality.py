@@ -212,6 +212,13 @@ def test_every_turn_is_searched(params_for):
     assert clean.tags == ("secret:aws-key", "personal-data:email", "personal-data:phone")
 
 
+def test_what_is_masked_weighs_what_it_weighed(params_for):
+    turns = (Message("user", MAIL), Message("assistant", "Hello", 0), Message("user", "?"), Message("assistant", "Bye"))
+    clean = protect(Record("a.json", 1, turns, weight=0.5), params_for("validate", personal_data="redact"))
+    assert clean.messages[0].content != MAIL
+    assert ([message.weight for message in clean.messages], clean.weight) == ([None, 0, None, None], 0.5)
+
+
 def test_a_key_that_spans_instruction_and_input_is_masked_in_both(params_for):
     start, end = "-----BEGIN PRIVATE KEY-----\nMIIB", "MIIC\n-----END PRIVATE KEY-----"
     clean = protect(record(question=f"{start}\n\n{end}", input=end), params_for("validate", secrets="redact"))

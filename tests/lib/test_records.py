@@ -14,19 +14,23 @@ RECORD = Record(
     input="ORD-7",
     category="orders",
     tags=("vip",),
+    weight=0.1,
 )
 
 
 def test_a_record_survives_its_table():
-    plain = Record("b.jsonl", 1, (Message("user", "退款？"), Message("assistant", "好")))
+    turns = ("user", "退款？", None), ("assistant", "好", 0), ("user", "几天？", None), ("assistant", "三天", None)
+    plain = Record("b.jsonl", 1, tuple(Message(*turn) for turn in turns))
     table = to_table([RECORD, plain])
     assert table.schema == SCHEMA
     assert from_table(table) == [RECORD, plain]
+    assert plain.weight == 1
 
 
 def test_the_id_is_a_hash_of_what_is_said_and_of_nothing_else():
-    elsewhere = replace(RECORD, source="z.csv", line=99, category="other", tags=(), input=None)
+    elsewhere = replace(RECORD, source="z.csv", line=99, category="other", tags=(), input=None, weight=2.0)
     assert elsewhere.id == RECORD.id
+    assert replace(RECORD, messages=tuple(replace(turn, weight=0) for turn in RECORD.messages)).id == RECORD.id
     assert RECORD.id == "5909f24246732703f0beda09236abfeb"  # the same on every machine
 
 

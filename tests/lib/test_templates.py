@@ -1,7 +1,7 @@
 """Templates: the text is what transformers would write, and what is trained is told apart whatever the text holds."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,9 @@ def a_template(name: str, eos: str | None = "<|endoftext|>") -> ChatTemplate:
     return ChatTemplate(name, source, {"bos_token": "<|begin|>", **({"eos_token": eos} if eos else {})})
 
 
-def cut(messages: list[dict[str, str]], template: ChatTemplate, eos: str | None = "<|endoftext|>") -> Cut:
-    frame = templates.frame_of(template, eos, TOKENIZER.added)
-    return templates.cut(messages, template, frame, TOKENIZER.control)
+def cut(messages: list[dict[str, str]], template: ChatTemplate, only_read: Collection[int] = ()) -> Cut:
+    frame = templates.frame_of(template, "<|endoftext|>", TOKENIZER.added)
+    return templates.cut(messages, template, frame, TOKENIZER.control, only_read)
 
 
 def trained(written: Cut) -> list[str]:
@@ -250,6 +250,20 @@ def test_earlier_answers_that_the_template_rewrites_are_not_trained_but_counted(
     written = cut(LONG, a_template("qwen3"))
     assert trained(written) == ["<think>\n\n</think>\n\nGoodbye<|im_end|>"]
     assert (written.trained_turns, written.untrained_turns) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["alpaca", "chatml", "smol", "llama3", "llama2"])
+def test_an_answer_that_is_only_read_changes_no_letter_and_is_not_trained(name):
+    whole, written = cut(LONG, a_template(name)), cut(LONG, a_template(name), only_read={1})
+    assert text_of(written) == text_of(whole)
+    assert trained(written) == trained(whole)[1:]
+    assert (written.trained_turns, written.untrained_turns, written.context_turns) == (1, 0, 1)
+    assert len(written.segments) == len(cut(ONE, a_template(name)).segments)  # the prompt is one piece, as on a server
+
+
+def test_an_answer_that_is_only_read_counts_once_where_the_template_rewrites_it():
+    written = cut(LONG, a_template("qwen3"), only_read={1})
+    assert (written.trained_turns, written.untrained_turns, written.context_turns) == (1, 0, 1)
 
 
 def test_what_a_template_writes_before_every_answer_is_trained_and_known_as_its_lead():
