@@ -1,4 +1,4 @@
-"""Tune the base on packed rows: LoRA, QLoRA or every weight, with TRL's SFTTrainer.
+"""Tune the base on packed rows: LoRA, QLoRA or every weight, with TRL's SFTTrainer, in one process or several.
 
 Reads   data/packed/ (Arrow rows, manifest.json, template.json), models/base/
 Writes  models/adapter/ (the adapter, or the full weights, with tokenizer and chat template),
@@ -7,30 +7,35 @@ Writes  models/adapter/ (the adapter, or the full weights, with tokenizer and ch
 
 import csv
 import io
+import itertools
 import math
 import os
+import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.lib import artifacts, checkpoints, experiments, runtime
+from stages.lib import adapters, artifacts, checkpoints, diagnosis, experiments, launch, runtime
 from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load, load_seed
 from stages.lib.pinned import BASE, MANIFEST, Pinned, load_pinned
 from stages.params.train import TrainParams
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
     from transformers import PreTrainedModel
+
+    from stages.lib.fitting import Fit
 
 PACKED = Path("data/packed")
 ADAPTER = Path("models/adapter")
 REPORT = Path("reports/train.json")
 TRAIN_LOSS = Path("reports/train_loss.csv")
 EVAL_LOSS = Path("reports/eval_loss.csv")
+LIVE = runtime.RUNTIME / "train_live.csv"
+TUNED = "tuned.json"  # what the first of several processes hands to the stage
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Tuned:
     eval_loss: list[dict[str, Any]]
     tokens_per_second: float
     device: str
+    memory: dict[str, Any]  # how it was used
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,8 @@ class Plan:
     steps_between_judgements: int
 
 
-def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams, seed: int) -> Tuned:
-    """Train on `packed`, keeping checkpoints in `state`, and write the best model into `out`.
+def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams, seed: int, live: Path = LIVE) -> Tuned:
+    """Train on `packed`, keeping checkpoints in `state`, and write the best model into `out`; `live` shows the curve.
 
     A run that was killed resumes from its newest intact checkpoint and gives the same weights as if it never had been.
 
@@ -62,56 +68,91 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
         UserError: when there is nothing to train, the base or device cannot do what params ask, or memory runs out.
         Stopped: on SIGTERM or Ctrl-C, after a checkpoint was saved.
     """
+    import numpy as np
     from transformers import PrinterCallback
 
-    from stages.lib import models
-    from stages.lib.trainer import Divergence, PackedCollator, PackedTrainer, Progress, SafeCheckpoints, curve
+    from stages.lib import attention, fitting, models
+    from stages.lib.trainer import (
+        Divergence,
+        LayoutCollator,
+        LiveCurve,
+        PackedCollator,
+        PackedTrainer,
+        Progress,
+        SafeCheckpoints,
+        SeveralProcesses,
+        curve,
+    )
 
     pinned = load_pinned(base)
     manifest = artifacts.read_json(packed / "manifest.json", made_by="tokenize")
     template = artifacts.read_json(packed / "template.json", made_by="tokenize")
     rows = {split: _rows(packed, manifest, split) for split in ("train", "validation")}
-    plan = plan_steps(manifest["splits"]["train"]["rows"], params)
     dtype = models.dtype_for(params.precision)
     _refuse_impossible(params, dtype)
+    lengths, trained = _tokens_of(rows["train"])
+    fit = _fit(base, lengths, trained, manifest, state, params, dtype)
+    params = params.model_copy(update=fit.settings())
+    plan = plan_steps(manifest["splits"]["train"]["rows"], params)
     progress = Progress(manifest["splits"]["train"]["tokens"], plan.steps_per_epoch)
-    with _memory_errors_in_words(params, manifest["max_length"]):
+    with fitting.memory_errors_in_words(fit, params.method):
         packs = any(one["examples"] > one["rows"] for one in manifest["splits"].values())
         model = prepare_model(pinned, base, params, dtype, packs=packs)
+        collator = LayoutCollator() if attention.lays_out(model) else PackedCollator(manifest["pad_token_id"])
         judged = rows["validation"] is not None
-        with _peft_errors_in_words(model):
+        with adapters.errors_in_words(model):
             trainer = PackedTrainer(
+                weighted=_has_weights(rows["train"]),
+                rate_of_b=params.lora.lr_ratio,
                 model=model,
                 args=_arguments(state, params, plan, seed, dtype, judged=judged),
                 train_dataset=rows["train"],
                 eval_dataset=rows["validation"],
-                data_collator=PackedCollator(manifest["pad_token_id"]),
+                data_collator=collator,
                 processing_class=models.load_tokenizer(base),
-                peft_config=_lora(params) if params.method != "full" else None,
-                callbacks=[Divergence(), progress, SafeCheckpoints(), *_early_stopping(params, judged)],
+                peft_config=adapters.config(params.lora) if params.method != "full" else None,
+                callbacks=[
+                    Divergence(),
+                    progress,
+                    LiveCurve(live, progress),
+                    SafeCheckpoints(),
+                    *_early_stopping(params, judged),
+                ],
             )
         trainer.remove_callback(PrinterCallback)
+        if params.launch.processes > 1:
+            trainer.add_callback(SeveralProcesses())
         if params.method == "qlora":
             _keep_adapter_in_fp32(trainer.model)
+        beginning = adapters.Beginning(trainer.model) if params.method != "full" else None
+        if params.find_batch_size and _tries(state):
+            longest = np.lexsort((trained, lengths))[::-1][: fit.batch_size]
+            fit = trainer.find_batch(fit, rows["train"].select(longest).to_list())
+    with fitting.memory_errors_in_words(fit, params.method):
         _run(trainer, state, plan)
-    _save(trainer.model, pinned, base, template, out, params)
+    _save(trainer, pinned, base, template, out, params.method, beginning)
     history = trainer.state.log_history
     losses, judgements = curve(history, "loss"), curve(history, "eval_loss")
+    train_loss = [
+        {"step": one["step"], "loss": one["loss"], "lr": one["learning_rate"], "grad_norm": one["grad_norm"]}
+        for one in losses
+    ]
+    eval_loss = [{"step": one["step"], "loss": one["eval_loss"]} for one in judgements]
+    facts = _facts(params, manifest, rows["train"], trainer.state.global_step / plan.steps_per_epoch)
+    said = diagnosis.diagnose(diagnosis.Curves.of(train_loss, eval_loss), facts)
     return Tuned(
-        metrics=_metrics(trainer, losses, judgements, plan, params),
-        train_loss=[
-            {"step": one["step"], "loss": one["loss"], "lr": one["learning_rate"], "grad_norm": one["grad_norm"]}
-            for one in losses
-        ],
-        eval_loss=[{"step": one["step"], "loss": one["eval_loss"]} for one in judgements],
+        metrics=_metrics(trainer, losses, judgements, plan, params) | {"diagnosis": diagnosis.report(said)},
+        train_loss=train_loss,
+        eval_loss=eval_loss,
         tokens_per_second=progress.speed(trainer.state.global_step),
-        device=str(trainer.args.device),
+        device=str(trainer.args.device) + (f" × {params.launch.processes}" if params.launch.processes > 1 else ""),
+        memory=fit.figures(),
     )
 
 
 def plan_steps(rows: int, params: TrainParams) -> Plan:
-    """Optimizer steps for `rows` packed rows. The last step of an epoch may hold fewer rows."""
-    steps_per_epoch = math.ceil(math.ceil(rows / params.batch_size) / params.accumulation)
+    """Optimizer steps for `rows` packed rows, over all processes. The last step of an epoch may hold fewer rows."""
+    steps_per_epoch = math.ceil(rows / (params.batch_size * params.launch.processes * params.accumulation))
     steps = max(1, round(steps_per_epoch * params.epochs))
     if params.max_steps is not None:
         steps = min(steps, params.max_steps)
@@ -131,15 +172,34 @@ def prepare_model(pinned: Pinned, base: Path, params: TrainParams, dtype: Any, *
 
     weights = torch.float32 if params.method == "full" else dtype
     model = models.load_base(pinned, weights, quantized=params.method == "qlora", base=base)
-    attention.prepare(model, packs=packs)
+    print(f"train: attention by {attention.prepare(model, packs=packs, compute=dtype)}")
+    _freeze(model, params)
     if params.method == "qlora":
         from peft import prepare_model_for_kbit_training
 
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=params.gradient_checkpointing)
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=params.recomputes)
     return model
 
 
-def _rows(packed: Path, manifest: dict[str, Any], split: str) -> "Dataset | None":
+def _freeze(model: "PreTrainedModel", params: TrainParams) -> None:
+    """Leave the weights that `freeze` names as they are."""
+    if params.freeze and params.method != "full":
+        raise UserError(
+            "params.yaml: train.freeze is for train.method full; an adapter trains nothing of the base in any case. "
+            "Set it to [], and choose with train.lora.target_modules what is tuned."
+        )
+    for pattern in params.freeze:
+        named = [weight for name, weight in model.named_parameters() if re.search(pattern, name)]
+        if not named:
+            some = ", ".join(name for name, _ in itertools.islice(model.named_parameters(), 3))
+            raise UserError(f"params.yaml: train.freeze: {pattern} matches no weight of this model, as {some} are.")
+        for weight in named:
+            weight.requires_grad = False
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise UserError("params.yaml: train.freeze names every weight of this model. Leave some to be trained.")
+
+
+def _rows(packed: Path, manifest: dict[str, Any], split: str) -> Any:
     """The packed rows of a split, mapped into memory; None when the split is empty."""
     from datasets import Dataset
 
@@ -149,7 +209,87 @@ def _rows(packed: Path, manifest: dict[str, Any], split: str) -> "Dataset | None
         raise UserError(f"{path} is not the file that tokenize wrote. Run `dvc repro -f tokenize`.")
     if entry["rows"] == 0:
         return None
-    return Dataset.from_file(str(path)).select_columns(["input_ids", "labels", "seq_lengths"])
+    return Dataset.from_file(str(path)).select_columns(["input_ids", "labels", "seq_lengths", "weights"])
+
+
+def _has_weights(rows: "Dataset") -> bool:
+    """Whether the loss of some examples counts more or less than that of others."""
+    import pyarrow.compute as pc
+
+    return bool(pc.any(pc.not_equal(pc.list_flatten(rows.with_format("arrow")[:]["weights"]), 1.0)).as_py())
+
+
+def _tokens_of(rows: "Dataset") -> tuple["np.ndarray", "np.ndarray"]:
+    """Tokens, and trained tokens, of each row."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    labels = rows.with_format("arrow")[:]["labels"]
+    trained = [
+        np.bincount(pc.list_parent_indices(chunk), pc.not_equal(pc.list_flatten(chunk), -100), len(chunk))
+        for chunk in labels.chunks
+    ]
+    return pc.list_value_length(labels).to_numpy(), np.concatenate(trained).astype(int)
+
+
+def _fit(
+    base: Path,
+    lengths: "np.ndarray",
+    trained: "np.ndarray",
+    manifest: dict[str, Any],
+    state: Path,
+    params: TrainParams,
+    dtype: Any,
+) -> "Fit":
+    """Estimate the memory that training takes, choose how to fit it in, and say so.
+
+    A run that goes on keeps the batch with which it began: another one gives sums that are rounded otherwise.
+    """
+    from transformers import AutoConfig
+
+    from stages.lib import fitting, memory, models
+
+    drawing = memory.drawing(AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False))
+    _freeze(drawing, params)
+    train = manifest["splits"]["train"]
+    with adapters.errors_in_words(drawing):
+        demand = memory.demand(
+            drawing,
+            adapters.config(params.lora) if params.method != "full" else None,
+            method=params.method,
+            compute=dtype,
+            optimizer=params.optimizer,
+            device=models.device().type,
+            length=int(lengths.max()),
+            trained=trained.tolist(),
+            document=train["tokens"] / train["examples"],
+        )
+    free = memory.available(models.device())
+    former = checkpoints.batch_size(state) if params.find_batch_size else None
+    sizes = fitting.divisors(params.batch_size) if params.find_batch_size else [params.batch_size]
+    fit = fitting.choose(
+        demand,
+        free,
+        batch_size=params.batch_size,
+        accumulation=params.accumulation,
+        # Of several processes each would choose for itself.
+        checkpointing=params.gradient_checkpointing if not params.launch.spreads else params.recomputes,
+        sizes=[former] if former else sizes,
+    )
+    by_trial = params.find_batch_size and _tries(state)
+    if by_trial:
+        fit = replace(fit, batch_size=params.batch_size, accumulation=params.accumulation)
+    else:
+        fitting.warn_if_tight(fit, params.method)
+    fitting.announce(fit, batch_size=params.batch_size, checkpointing=params.gradient_checkpointing)
+    return fit
+
+
+def _tries(state: Path) -> bool:
+    """Whether running out of memory can be tried: a GPU says so, where Linux ends the process; and only at first."""
+    from stages.lib import models
+
+    return models.device().type == "cuda" and checkpoints.batch_size(state) is None
 
 
 def _refuse_impossible(params: TrainParams, dtype: Any) -> None:
@@ -157,6 +297,11 @@ def _refuse_impossible(params: TrainParams, dtype: Any) -> None:
 
     from stages.lib import models
 
+    if params.find_batch_size and params.launch.spreads:
+        raise UserError(
+            "params.yaml: train.find_batch_size is for one process: several might find different ones. Set it to "
+            "false, and train.batch_size to what one GPU can hold."
+        )
     if dtype == torch.float16 and models.device().type == "cpu":
         raise UserError("params.yaml: train.precision is fp16, which needs a GPU. Set it to auto, fp32 or bf16.")
     if dtype == torch.bfloat16 and not models.computes_in_bf16(models.device()):
@@ -167,48 +312,58 @@ def _arguments(state: Path, params: TrainParams, plan: Plan, seed: int, dtype: A
     import torch
     from trl import SFTConfig
 
-    return SFTConfig(
-        output_dir=str(state),
-        max_steps=plan.steps,
-        per_device_train_batch_size=params.batch_size,
-        per_device_eval_batch_size=params.batch_size,
-        gradient_accumulation_steps=params.accumulation,
-        learning_rate=params.lr,
-        lr_scheduler_type=f"{params.scheduler}_with_warmup" if params.scheduler == "constant" else params.scheduler,
-        warmup_steps=math.ceil(params.warmup * plan.steps),
-        weight_decay=params.weight_decay,
-        max_grad_norm=params.max_grad_norm,
-        gradient_checkpointing=params.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if params.gradient_checkpointing else None,
-        use_cpu=not torch.cuda.is_available(),
-        bf16=dtype == torch.bfloat16,
-        fp16=dtype == torch.float16,
-        eval_strategy="steps" if judged else "no",
-        eval_steps=plan.steps_between_judgements,
-        save_strategy="steps",
-        save_steps=plan.steps_between_judgements,
-        save_total_limit=2,
-        load_best_model_at_end=judged,
-        metric_for_best_model="eval_loss" if judged else None,
-        greater_is_better=False if judged else None,
-        restore_callback_states_from_checkpoint=True,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to=[],
-        disable_tqdm=True,
-        seed=seed,
-        full_determinism=True,
-        packing=False,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
+    own = {
+        "output_dir": str(state),
+        "max_steps": plan.steps,
+        "per_device_train_batch_size": params.batch_size,
+        "per_device_eval_batch_size": params.batch_size,
+        "gradient_accumulation_steps": params.accumulation,
+        "learning_rate": params.lr,
+        "optim": params.optimizer,
+        "lr_scheduler_type": f"{params.scheduler}_with_warmup" if params.scheduler == "constant" else params.scheduler,
+        "warmup_steps": math.ceil(params.warmup * plan.steps),
+        "weight_decay": params.weight_decay,
+        "max_grad_norm": params.max_grad_norm,
+        "label_smoothing_factor": params.label_smoothing,
+        "neftune_noise_alpha": params.neftune,
+        "torch_compile": params.compile,
+        "gradient_checkpointing": params.recomputes,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if params.recomputes else None,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
+        "eval_strategy": "steps" if judged else "no",
+        "eval_steps": plan.steps_between_judgements,
+        "save_strategy": "steps",
+        "save_steps": plan.steps_between_judgements,
+        "save_total_limit": 2,
+        "load_best_model_at_end": judged,
+        "metric_for_best_model": "eval_loss" if judged else None,
+        "greater_is_better": False if judged else None,
+        "restore_callback_states_from_checkpoint": True,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": [],
+        "disable_tqdm": True,
+        "seed": seed,
+        "full_determinism": True,
+        "packing": False,
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,
+        "ddp_broadcast_buffers": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    return adapters.configured(SFTConfig, own, params.more, "train.more")
 
 
 def _run(trainer: Any, state: Path, plan: Plan) -> None:
     """Train to the end, from the newest checkpoint if there is one."""
-    resume = checkpoints.latest(state)
+    from accelerate.utils import broadcast_object_list
+
+    found = [checkpoints.latest(state) if trainer.is_world_process_zero() else None]
+    resume = broadcast_object_list(found)[0]
     print(f"train: resuming {state.name} at {resume.name}" if resume else f"train: starting {state.name} afresh")
     if resume and checkpoints.is_finished(resume, plan.steps):  # only saving the outcome had failed
         _restore(trainer, resume)
@@ -221,19 +376,11 @@ def _restore(trainer: Any, finished: Path) -> None:
     from transformers import TrainerState
 
     trainer.state = TrainerState.load_from_json(str(finished / "trainer_state.json"))
-    trainer._load_from_checkpoint(trainer.state.best_model_checkpoint or str(finished))
-
-
-def _lora(params: TrainParams) -> Any:
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=params.lora.r,
-        lora_alpha=params.lora.alpha,
-        lora_dropout=params.lora.dropout,
-        target_modules=params.lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
+    best = trainer.state.best_model_checkpoint or str(finished)
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        trainer._prepare_for_training(trainer.state.max_steps, trainer.get_train_dataloader(), best)
+    else:
+        trainer._load_from_checkpoint(best)
 
 
 def _keep_adapter_in_fp32(model: Any) -> None:
@@ -257,37 +404,43 @@ def _early_stopping(params: TrainParams, judged: bool) -> list[Any]:
     return [EarlyStoppingCallback(early_stopping_patience=params.early_stopping)]
 
 
-def _save(model: Any, pinned: Pinned, base: Path, template: dict[str, Any], out: Path, params: TrainParams) -> None:
+def _save(
+    trainer: Any,
+    pinned: Pinned,
+    base: Path,
+    template: dict[str, Any],
+    out: Path,
+    method: str,
+    beginning: adapters.Beginning | None,
+) -> None:
     """Write the weights as safetensors, with all that the model needs to be used: tokenizer, chat template, origin."""
     from stages.lib import models
 
-    if params.method != "full":
-        model.peft_config["default"].base_model_name_or_path = pinned.name
-        if pinned.source == "hub":
-            model.peft_config["default"].revision = pinned.revision
-        # Only embeddings that were trained would have to be saved; peft would ask the hub whether they were.
-        model.save_pretrained(out, save_embedding_layers=False)
+    # What is spread over the processes is collected by all of them, and written by the first.
+    spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    weights: dict[str, Any] | None = trainer.accelerator.get_state_dict(trainer.model_wrapped) if spread else None
+    if not trainer.is_world_process_zero():
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if beginning is None:
+        if weights is not None:  # once collected, tied weights no longer look it
+            weights = {name: value for name, value in weights.items() if name not in model.all_tied_weights_keys}
+        model.save_pretrained(out, state_dict=weights)
     else:
-        model.save_pretrained(out)
-    (out / "README.md").unlink(missing_ok=True)  # peft's empty model card
-    if params.method != "full":
-        # peft keeps module names in a set, whose order changes with the hash seed of the process.
-        config = artifacts.read_json(out / "adapter_config.json", made_by="train")
-        if isinstance(config["target_modules"], list):
-            config["target_modules"].sort()
-        artifacts.write_json(out / "adapter_config.json", config)
+        adapters.save(model, weights, pinned, beginning, out)
     models.save_tokenizer(base, template["chat_template"], out)
-    models.save_origin(pinned, params.method, out)
+    models.save_origin(pinned, method, out)
 
 
 def _metrics(
     trainer: Any, losses: list[dict[str, Any]], judgements: list[dict[str, Any]], plan: Plan, params: TrainParams
 ) -> dict[str, Any]:
     """The content of reports/train.json."""
+    from transformers.trainer_pt_utils import get_model_param_count
+
     steps = trainer.state.global_step
     closing = losses[-max(1, len(losses) // 10) :]
     best = trainer.state.best_global_step or steps
-    counts = [(weight.numel(), weight.requires_grad) for weight in trainer.model.parameters()]
     return artifacts.finite(
         {
             "method": params.method,
@@ -297,45 +450,27 @@ def _metrics(
             "train_loss": sum(one["loss"] for one in closing) / len(closing),
             "eval_loss": next((one["eval_loss"] for one in judgements if one["step"] == best), None),
             "best_step": best,
-            "trainable_parameters": sum(count for count, trained in counts if trained),
+            "trainable_parameters": get_model_param_count(trainer.model, trainable_only=True),
         }
     )
 
 
-@contextmanager
-def _peft_errors_in_words(model: Any) -> Iterator[None]:
-    """Name the modules that the model has when params name others."""
-    kinds = ("Linear", "Linear4bit", "Conv1D")
-    names = {name.rpartition(".")[2] for name, module in model.named_modules() if type(module).__name__ in kinds}
-    try:
-        yield
-    except ValueError as error:
-        if "arget modules" not in str(error) and "lm_head" not in str(error):
-            raise
-        raise UserError(
-            "params.yaml: train.lora.target_modules matches nothing that can be tuned in this model. It has "
-            f"{', '.join(sorted(names - {'lm_head'}))}. Name some of these in a list, write one regular expression "
-            "that matches whole module paths, or use all-linear."
-        ) from None
+def _facts(params: TrainParams, manifest: dict[str, Any], rows: "Dataset", epochs: float) -> diagnosis.Facts:
+    """What the diagnosis has to know besides the curves."""
+    import pyarrow.compute as pc
 
-
-@contextmanager
-def _memory_errors_in_words(params: TrainParams, max_length: int) -> Iterator[None]:
-    """Answer running out of memory with the knobs that lower it."""
-    import torch
-
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-        if not is_memory:
-            raise
-        raise UserError(
-            f"out of memory with batches of {params.batch_size} × {max_length} tokens. Lower train.batch_size and "
-            "raise train.accumulation by the same factor (the result stays the same), set "
-            "train.gradient_checkpointing to true, lower tokenize.max_length, or use train.method qlora. "
-            f"({str(error).splitlines()[0]})"
-        ) from None
+    lengths = pc.list_value_length(rows.with_format("arrow")[:]["input_ids"]).to_numpy()
+    train = manifest["splits"]["train"]
+    return diagnosis.Facts(
+        method=params.method,
+        lr=params.lr,
+        max_grad_norm=params.max_grad_norm,
+        epochs=epochs,
+        examples=train["examples"],
+        dropped=train["dropped"],
+        max_length=manifest["max_length"],
+        padding=diagnosis.padding(lengths, params.batch_size),
+    )
 
 
 def write_curve(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
@@ -349,40 +484,87 @@ def write_curve(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> N
 
 def main() -> None:
     """Run the stage."""
+    if launch.is_worker():
+        with launch.working(Path(sys.argv[1])):
+            work(Path(sys.argv[1]))
+        return
     params, seed = load(TrainParams), load_seed()
     experiments.require_all_files(Path("data/raw"))  # validate cannot, where it is taken from the cache
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is reproducible only with a fixed workspace
-    # One device: Trainer would split batches over all that it sees.
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
-    from stages.lib import attention, models  # noqa: F401  # the fingerprint covers what is loaded by then
+    if not params.launch.spreads:  # one device: Trainer would split batches over all that it sees
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    from stages.lib import attention, fitting, models  # noqa: F401  # the fingerprint covers what is loaded by then
 
     models.hush()  # before trainer imports TRL, and that bitsandbytes
-    from stages.lib.trainer import Stopped
+    from stages.lib import trainer  # noqa: F401
 
+    told = launch.settings(params.launch)
+    if params.method == "qlora" and launch.shards(told):
+        raise UserError(
+            "params.yaml: train.method is qlora, whose 4-bit weights are not shared out here. Set train.launch.config "
+            "to null, so that each GPU holds them all, or train.method to lora."
+        )
     facts = {
         "params": params.model_dump(),
         "seed": seed,
         "device": models.device().type,
         "precision": str(models.dtype_for(params.precision)),
+        "attention": attention.kernels(),
+        "launch": told,
         "packed": artifacts.read_json(PACKED / "manifest.json", made_by="tokenize"),
         "base": artifacts.read_json(BASE / MANIFEST, made_by="base"),
     }
     state = checkpoints.root() / checkpoints.fingerprint(facts)
+    if launch.machine_rank(told) > 0:  # the first machine writes
+        _start_workers(ADAPTER, state, params, seed, told)
+        return
     with checkpoints.locked(state):
         if os.environ.get("RETUNE_FRESH") == "1":
             checkpoints.discard(state)
         with runtime.measured("train") as figures, artifacts.replacing(ADAPTER) as out:
-            try:
-                tuned = train(PACKED, BASE, out, state, params, seed)
-            except Stopped as stopped:
-                print(f"train: stopped by {stopped}; saved in {state.name}, `dvc repro` goes on there", file=sys.stderr)
-                raise SystemExit(128 + stopped.signal) from None
+            if params.launch.spreads:
+                _start_workers(out, state, params, seed, told)
+                tuned = Tuned(**artifacts.read_json(state / TUNED, made_by="train"))
+            else:
+                tuned = _train_or_stop(out, state, params, seed)
             artifacts.write_json(REPORT, tuned.metrics)
             write_curve(TRAIN_LOSS, tuned.train_loss, ["step", "loss", "lr", "grad_norm"])
             write_curve(EVAL_LOSS, tuned.eval_loss, ["step", "loss"])
-            figures |= {"device": tuned.device, "tokens_per_second": round(tuned.tokens_per_second, 1)}
+            speed = round(tuned.tokens_per_second, 1)
+            figures |= {"device": tuned.device, "tokens_per_second": speed, **tuned.memory}
         checkpoints.discard(state)
+    found = tuned.metrics["diagnosis"]["findings"][0]
+    print(f"train: {found['name']}: {found['fact']} {found['advice']}")
     print(_summary(tuned.metrics))
+
+
+def _train_or_stop(out: Path, state: Path, params: TrainParams, seed: int) -> Tuned:
+    from stages.lib.trainer import Stopped
+
+    try:
+        return train(PACKED, BASE, out, state, params, seed)
+    except Stopped as stopped:
+        print(f"train: stopped by {stopped}; saved in {state.name}, `dvc repro` goes on there", file=sys.stderr)
+        raise SystemExit(128 + stopped.signal) from None
+
+
+def _start_workers(out: Path, state: Path, params: TrainParams, seed: int, told: dict[str, Any]) -> None:
+    """Have several processes `work`; the first of all writes into `out`."""
+    task = state / f"task-{launch.machine_rank(told)}.json"
+    artifacts.write_json(task, {"out": str(out), "params": params.model_dump(), "seed": seed})
+    launch.start("stages.train", task, params.launch, told)
+
+
+def work(task: Path) -> None:
+    """Be one of several processes that train."""
+    from stages.lib import models
+
+    models.hush()
+    told = artifacts.read_json(task, made_by="train")
+    params, state = TrainParams.model_validate(told["params"]), task.parent
+    tuned = _train_or_stop(Path(told["out"]), state, params, told["seed"])
+    if os.environ["RANK"] == "0":
+        artifacts.write_json(state / TUNED, asdict(tuned))
 
 
 def _summary(metrics: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from stages import validate
 from stages.lib.findings import ABOUT
 from stages.lib.params import sections
 from stages.lib.rejects import Code
+from stages.lib.symptoms import Symptom
 from tools import docs_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,6 +86,7 @@ def test_the_tables_are_what_the_code_says(page: str) -> None:
 def test_every_key_and_every_code_stands_in_a_table() -> None:
     assert [key for key in sorted(KEYS) if f"| `{key}` |" not in TEXTS["docs/engineer.md"]] == []
     assert [code for code in (*Code, *ABOUT) if f"| `{code}` |" not in TEXTS["docs/curator.md"]] == []
+    assert [name for name in Symptom if f"| `{name}` |" not in TEXTS["docs/reviewer.md"]] == []
 
 
 def anchors(text: str) -> set[str]:

@@ -21,9 +21,10 @@ from tests import workspace
 REPORT = {"difference": {"exact_match": 0.25, "bits_per_byte": -0.5}, "tuned": {"rows": 12}, "signature": {"bleu": "x"}}
 
 
-def tuned_workspace(root: Path, kind: str, method: str) -> Path:
+def tuned_workspace(root: Path, kind: str, method: str, **lora: Any) -> Path:
     workspace.make(root, kind)
-    settings = workspace.params("train", method=method, lr=5e-3, max_steps=4, epochs=9)
+    lora = workspace.LORA | lora
+    settings = workspace.params("train", method=method, lr=5e-3, max_steps=4, epochs=9, lora=lora)
     (root / "models/adapter").mkdir()
     train_stage.train(
         root / "data/packed", root / "models/base", root / "models/adapter", root / "state", settings, seed=7
@@ -76,6 +77,19 @@ def test_the_merged_model_answers_as_the_judged_one_did(tmp_path: Path, kind: st
     assert compared["same_greedy_texts"] == 1.0
     assert compared["dtype"] == "float32"
     assert compared["compared_rows"] == 8
+
+
+@pytest.mark.parametrize("adapter", ["rslora", "dora", "pissa", "a head of its own", "head and embedding"])
+def test_every_kind_of_adapter_is_merged_into_what_was_judged(tmp_path: Path, adapter: str) -> None:
+    """Field fault 26: a head that was trained apart from the embedding it was tied to stays apart."""
+    root = tuned_workspace(tmp_path, "llama", "lora", **workspace.ADAPTERS[adapter])
+
+    compared = merge(root)
+
+    assert compared["max_logit_difference"] < 1e-3
+    assert compared["same_greedy_texts"] == 1.0
+    tied = json.loads((root / "models/merged/config.json").read_text())["tie_word_embeddings"]
+    assert tied == (adapter not in ("a head of its own", "head and embedding"))
 
 
 def test_any_program_loads_the_merged_model_and_knows_where_to_stop(tmp_path: Path) -> None:

@@ -213,6 +213,13 @@ def write_training_reports(reports: Path) -> None:
             "eval_loss": 0.318,
             "best_step": 87,
             "trainable_parameters": 4_884_480,
+            "diagnosis": {
+                "names": "converged, dropped-rows",
+                "findings": [
+                    {"name": "converged", "fact": "The loss has flattened: 0.318.", "advice": "Nothing to do."},
+                    {"name": "dropped-rows", "fact": "2 of 845 rows are out.", "advice": "Raise tokenize.max_length."},
+                ],
+            },
         },
     )
 
@@ -337,6 +344,8 @@ def test_the_first_thing_said_is_the_verdict_in_figures(finished, page_of):
         "rows filled to 99.2 %",
         "at a learning rate of up to 5e-4",
         "The weights kept are those of step 87, where the validation loss was 0.318",
+        "What the curves say converged The loss has flattened: 0.318. Nothing to do. "
+        "dropped-rows 2 of 845 rows are out. Raise tokenize.max_length.",
         "Perplexity (lower is better) 41.27 1.38 ▲ better −39.89",
         "difference.bits_per_byte −2.11 at most 0 ✓ passed",
         "largest difference of a logit 3.1e-4, same greedy texts 100 %",
@@ -455,7 +464,15 @@ def test_without_validation_rows_no_step_is_called_the_best(finished, page_of):
 
 def test_a_train_report_of_the_bare_minimum_is_enough(finished, page_of):
     write_json(finished / "reports/train.json", {"method": "full", "steps": 3, "train_loss": 1.0})
-    assert "Full fine-tuning: – weights trained in 3 steps" in words(page_of(finished))
+    said = words(page_of(finished))
+    assert "Full fine-tuning: – weights trained in 3 steps" in said
+    assert "What the curves say Not here: train last ran before this was measured." in said
+
+
+def test_the_diagnosis_stands_right_under_the_curves(finished, page_of):
+    html = page_of(finished)
+    curves, diagnosis, after = (html.index(part) for part in ('id="rate-title"', 'class="findings"', 'id="merge"'))
+    assert curves < diagnosis < after
 
 
 def test_undefined_figures_are_left_out(finished, page_of):
@@ -511,6 +528,8 @@ def test_no_text_of_a_row_becomes_markup(finished, page_of):
         [{"category": HOSTILE, "rows": 3, "base_exact_match": 0.0, "tuned_exact_match": 1.0}],
     )
     write_data_rows(finished, question=HOSTILE, about=HOSTILE)
+    said = {"name": HOSTILE, "fact": HOSTILE, "advice": HOSTILE}
+    edit_json(finished / "reports/train.json", diagnosis={"names": HOSTILE, "findings": [said]})
     for name in ("validate.json", "split.json"):
         edit_json(finished / "reports" / name, categories={HOSTILE: {"train": 1, "validation": 0, "test": 0}})
     edit_json(
@@ -524,7 +543,7 @@ def test_no_text_of_a_row_becomes_markup(finished, page_of):
     assert "<script" not in html
     assert "<img" not in html
     assert not re.search("[\x00\x07\x1b]", html)
-    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3 * len(shown) + 12
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3 * len(shown) + 15
     assert "␀␛]8;;␇" in html
 
 

@@ -1,21 +1,26 @@
 """Training: every method on every family, exact losses, and runs that survive being killed."""
 
+import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import pyarrow as pa
 import pytest
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
 from stages import train as stage
-from stages.lib import artifacts, checkpoints
+from stages.lib import artifacts, checkpoints, fitting
 from stages.lib.errors import UserError
+from stages.lib.fitting import Fit
+from stages.params.train import Optimizer
 from tests import workspace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,8 +37,9 @@ def tune(root: Path, out: Path, state: Path | None = None, **overrides: Any) -> 
     settings = {"lr": 5e-3, "max_steps": 4, "epochs": 9, "evals_per_epoch": 2} | overrides
     out.mkdir(parents=True)
     state = state or out.with_name(out.name + "-state")
+    live = out.with_name(out.name + "-live.csv")
     return stage.train(
-        root / "data/packed", root / "models/base", out, state, workspace.params("train", **settings), seed=7
+        root / "data/packed", root / "models/base", out, state, workspace.params("train", **settings), seed=7, live=live
     )
 
 
@@ -51,6 +57,95 @@ def test_every_method_learns_on_every_family(tmp_path: Path, kind: str, method: 
     assert {file.suffix for file in (tmp_path / "adapter").iterdir()} == {".json", ".safetensors", ".jinja"}
 
 
+def judged_again(root: Path, adapter: Path) -> float:
+    """The validation loss of what was saved, loaded onto the pinned base: nats a trained token."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from stages.lib import models
+    from stages.lib.pinned import load_pinned
+
+    base = root / "models/base"
+    model = models.load_tuned(load_pinned(base), adapter, torch.float32, base=base)
+    nats, tokens = 0.0, 0
+    for row in artifacts.read_arrow(root / "data/packed/validation.arrow", made_by="tokenize").to_pylist():
+        start = 0
+        for length in row["seq_lengths"]:
+            ids, labels = (torch.tensor(row[name][start : start + length]) for name in ("input_ids", "labels"))
+            with torch.inference_mode():
+                logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
+            nats += float(cross_entropy(logits, labels[1:], reduction="sum"))
+            tokens += int((labels[1:] >= 0).sum())
+            start += length
+    return nats / tokens
+
+
+@pytest.mark.parametrize("kind", workspace.ADAPTERS)
+def test_every_kind_of_adapter_learns_and_is_saved_as_it_was_judged(llama: Path, tmp_path: Path, kind: str) -> None:
+    """On the plain base, though PiSSA and OLoRA train beside a base that they have changed."""
+    settings = {"max_steps": 8, "precision": "fp32", "lr": 3e-3, "lora": workspace.LORA | workspace.ADAPTERS[kind]}
+    tuned = tune(llama, tmp_path / "adapter", **settings)
+
+    losses = [one["loss"] for one in tuned.train_loss]
+    assert min(losses[-3:]) < losses[0] - 0.02
+    assert judged_again(llama, tmp_path / "adapter") == pytest.approx(tuned.metrics["eval_loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"optimizer": name} for name in get_args(Optimizer)),
+        *({"scheduler": name} for name in ("cosine", "linear", "constant", "cosine_with_restarts", "inverse_sqrt")),
+        {"scheduler": "cosine_with_min_lr", "more": {"lr_scheduler_kwargs": {"min_lr": 1e-4}}},
+        {"scheduler": "warmup_stable_decay", "more": {"lr_scheduler_kwargs": {"num_decay_steps": 4}}},
+        {"neftune": 5.0},
+        {"label_smoothing": 0.1},
+        {"compile": True},
+        {"more": {"adam_beta2": 0.95}},
+    ],
+    ids=str,
+)
+def test_every_optimizer_schedule_and_regulariser_learns(llama: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    rate = {"sgd": 1.0, "lion_8bit": 1e-3, "lion_32bit": 1e-3}.get(settings.get("optimizer", ""), 5e-3)
+
+    tuned = tune(llama, tmp_path / "adapter", **{"max_steps": 12, "lr": rate} | settings)
+
+    losses = [one["loss"] for one in tuned.train_loss]
+    assert min(losses[-3:]) < losses[0] - 0.1
+
+
+def test_weights_that_are_frozen_stay_as_they_are(llama: Path, tmp_path: Path) -> None:
+    tune(llama, tmp_path / "tuned", method="full", freeze=["embed_tokens", r"layers\.0\.mlp"])
+
+    before = load_file(next((llama / "origin").glob("*.safetensors")))
+    after = load_file(tmp_path / "tuned/model.safetensors")
+    same = {name for name, weight in after.items() if (weight == before[name]).all()}
+    assert same == {name for name in after if "embed_tokens" in name or "layers.0.mlp" in name}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"method": "full", "freeze": ["layer_9"]}, r"train\.freeze: layer_9 matches no weight"),
+        ({"method": "full", "freeze": [""]}, r"train\.freeze names every weight"),
+        ({"method": "lora", "freeze": ["embed"]}, r"train\.freeze is for train\.method full"),
+        ({"more": {"learning_rate": 1.0}}, r"train\.more holds learning_rate, which another param sets"),
+        ({"more": {"adam_beta3": 1.0}}, r"train\.more holds adam_beta3, which SFTConfig does not know"),
+        ({"more": {"save_strategy": "best"}}, r"train\.more holds save_strategy, which another param sets"),
+        ({"lora": workspace.LORA | {"more": {"rr": 1}}}, r"train\.lora\.more holds rr, which LoraConfig does not know"),
+        (
+            {"lora": workspace.LORA | {"more": {"layers_to_transform": [1]}}},
+            r"train\.lora was refused: `layers_to_transform`",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_a_sentence(
+    llama: Path, tmp_path: Path, settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        tune(llama, tmp_path / "adapter", **settings)
+
+
 def test_the_loss_does_not_depend_on_how_a_batch_is_cut(llama: Path, tmp_path: Path) -> None:
     """Field fault 18: answers of very different lengths, one step of eight rows cut in three ways."""
     root = workspace.make(tmp_path / "w", max_length=96, train=40, longest=30)
@@ -63,6 +158,68 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_cut(llama: Path, tmp_path: P
     for other in weights[1:]:
         for name, value in weights[0].items():
             assert abs(value - other[name]).max() < 1e-5, name
+
+
+def weighted(root: Path, weights: list[float]) -> Path:
+    """A copy of the workspace, with these weights for the training examples, in turn."""
+    root = shutil.copytree(root, root.with_name("x".join(map(str, weights))))
+    path = root / "data/packed/train.arrow"
+    table = pa.ipc.open_stream(path.read_bytes()).read_all()  # not mapped: the file is written again
+    draw = itertools.cycle(weights)
+    column = [[next(draw) for _ in row] for row in table["seq_lengths"].to_pylist()]
+    place = table.schema.get_field_index("weights")
+    table = table.set_column(place, table.schema.field(place), pa.array(column, table.schema.field(place).type))
+    artifacts.write_arrow(path, table)
+    manifest = artifacts.read_json(root / "data/packed/manifest.json", made_by="tokenize")
+    manifest["splits"]["train"]["sha256"] = artifacts.sha256(path)
+    artifacts.write_json(root / "data/packed/manifest.json", manifest)
+    return root
+
+
+@pytest.mark.parametrize("pads", [False, True], ids=["laid out", "padded rows"])
+def test_an_example_of_weight_two_counts_as_two_of_weight_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pads: bool
+) -> None:
+    """The loss of a step is Σ weight · nats / Σ weight, however the step is cut; a judgement counts all alike."""
+    from stages.lib import attention
+
+    if pads:
+        monkeypatch.setattr(attention, "candidates", lambda *_: [])
+    made = workspace.make(tmp_path / "w", longest=30)
+    root = weighted(made, [2.0, 0.5, 1.0])
+    settings: dict[str, Any] = {"max_steps": 1, "epochs": 1, "warmup": 0.0, "precision": "fp32", "method": "full"}
+    cut = [
+        tune(root, tmp_path / f"{batch}", batch_size=batch, accumulation=24 // batch, **settings) for batch in (1, 24)
+    ]
+    expected = judged_with_weights(root)
+    assert [one.train_loss[0]["loss"] for one in cut] == pytest.approx([expected, expected], abs=1e-5)
+
+    even = tune(weighted(made, [3.0]), tmp_path / "even", batch_size=24, accumulation=1, **settings)
+    plain = tune(weighted(made, [1.0]), tmp_path / "plain", batch_size=24, accumulation=1, **settings)
+    assert even.train_loss[0]["loss"] == pytest.approx(plain.train_loss[0]["loss"], abs=1e-6)
+    assert abs(expected - plain.train_loss[0]["loss"]) > 1e-4
+
+
+def judged_with_weights(root: Path) -> float:
+    """The loss of the base over all training examples: a weighted mean of the losses of trained tokens."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from stages.lib import models
+    from stages.lib.pinned import load_pinned
+
+    model = models.load_base(load_pinned(root / "models/base"), torch.float32, base=root / "models/base")
+    nats, total = 0.0, 0.0
+    for row in artifacts.read_arrow(root / "data/packed/train.arrow", made_by="tokenize").to_pylist():
+        start = 0
+        for length, weight in zip(row["seq_lengths"], row["weights"], strict=True):
+            ids, labels = (torch.tensor(row[name][start : start + length]) for name in ("input_ids", "labels"))
+            with torch.inference_mode():
+                logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
+            nats += weight * float(cross_entropy(logits, labels[1:], reduction="sum"))
+            total += weight * int((labels[1:] >= 0).sum())
+            start += length
+    return nats / total
 
 
 def test_the_validation_loss_does_not_depend_on_the_batch_size(llama: Path, tmp_path: Path) -> None:
@@ -79,7 +236,7 @@ def test_the_validation_loss_does_not_depend_on_the_batch_size(llama: Path, tmp_
 
 def test_modules_that_the_model_lacks_are_answered_with_those_it_has(llama: Path, tmp_path: Path) -> None:
     """Field fault 22."""
-    lora = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["c_attn"]}
+    lora = workspace.LORA | {"target_modules": ["c_attn"]}
 
     with pytest.raises(UserError, match=r"train\.lora\.target_modules.*down_proj, gate_proj, k_proj"):
         tune(llama, tmp_path / "adapter", lora=lora)
@@ -92,6 +249,7 @@ def test_training_without_validation_rows_says_nothing_of_them(tmp_path: Path) -
 
     assert tuned.eval_loss == []
     assert "eval_loss" not in tuned.metrics
+    assert tuned.metrics["diagnosis"]["names"] == "no-validation, too-short"
     assert tuned.metrics["best_step"] == tuned.metrics["steps"] == 4
 
 
@@ -110,6 +268,201 @@ def test_it_stops_when_validation_gets_no_better(llama: Path, tmp_path: Path) ->
     assert tuned.metrics["stopped_early"]
     assert len(tuned.eval_loss) == 3  # the first, and two that were no better
     assert tuned.metrics["best_step"] == tuned.eval_loss[0]["step"]
+
+
+def test_a_rate_at_which_nothing_moves_is_called_by_its_name(llama: Path, tmp_path: Path) -> None:
+    tuned = tune(llama, tmp_path / "adapter", lr=STANDSTILL, max_steps=30, epochs=30, early_stopping=None)
+
+    said = tuned.metrics["diagnosis"]
+    assert said["names"].startswith("flat")
+    assert said["findings"][0]["fact"].startswith("The training loss hardly moved at a rate of 1e-30 with lora: ")
+
+
+def test_what_the_diagnosis_has_to_know_is_read_off_the_packed_rows(tmp_path: Path) -> None:
+    root = workspace.make(tmp_path / "w", max_length=62, longest=12)
+    manifest = artifacts.read_json(root / "data/packed/manifest.json", made_by="tokenize")["splits"]["train"]
+    assert manifest["dropped"] > 0
+
+    tuned = tune(root, tmp_path / "adapter", max_steps=1, batch_size=2)
+
+    facts = {one["name"]: one["fact"] for one in tuned.metrics["diagnosis"]["findings"]}
+    assert list(facts) == ["few-judgements", "too-short", "dropped-rows"]
+    assert facts["dropped-rows"].startswith(f"{manifest['dropped']} of 24 training rows")
+
+
+def free_memory(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("stages.lib.memory.available", lambda _: size)
+
+
+def test_computing_activations_again_changes_no_bit(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So `auto` may choose by what is free, and a resumed run may choose otherwise: LoRA, with dropout."""
+    settings: dict[str, Any] = {"max_steps": 8, "lora": workspace.LORA | {"dropout": 0.1}}
+    for name, wanted in (("kept", False), ("again", True)):
+        tune(llama, tmp_path / name, gradient_checkpointing=wanted, **settings)
+    capsys.readouterr()
+    with monkeypatch.context() as roomy:  # begun with room for all activations …
+        kill_after(roomy, 7)
+        with pytest.raises(Killed):
+            tune(llama, tmp_path / "died", tmp_path / "state", gradient_checkpointing="auto", **settings)
+    assert "gradient checkpointing" not in capsys.readouterr().out
+    free_memory(monkeypatch, 1000)  # … and ended without
+    ended = tune(llama, tmp_path / "ended", tmp_path / "state", gradient_checkpointing="auto", **settings)
+
+    said = capsys.readouterr()
+    assert "gradient checkpointing is on: without it memory would not suffice" in said.out
+    assert "resuming" in said.out
+    assert "training may run out of memory: with batches of 1 × " in said.err
+    assert ended.memory["gradient_checkpointing"]
+    digests = {artifacts.sha256(tmp_path / name / "adapter_model.safetensors") for name in ("kept", "again", "ended")}
+    assert len(digests) == 1
+
+
+def test_activations_really_are_computed_again(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import modeling_utils
+
+    calls: list[int] = []
+    original = modeling_utils.checkpoint
+    monkeypatch.setattr(modeling_utils, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
+    tune(llama, tmp_path / "kept", gradient_checkpointing="auto", max_steps=1)
+    assert not calls
+    tune(llama, tmp_path / "again", gradient_checkpointing=True, max_steps=1)
+    assert calls
+
+
+def test_a_batch_that_does_not_fit_is_cut_and_the_step_stays_the_same(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three rows twice a step become one row six times: 1 × 6, never 2 × 3 of other rows."""
+    settings: dict[str, Any] = {"batch_size": 3, "accumulation": 2, "precision": "fp32", "max_steps": 2, "warmup": 0.0}
+    chosen: list[Fit] = []
+    with monkeypatch.context() as listening:
+        listening.setattr(fitting, "announce", lambda fit, **_: chosen.append(fit))
+        whole = tune(llama, tmp_path / "whole", **settings)
+    one, three = (chosen[0].demand.at(size, checkpointing=False).total for size in (1, 3))
+    capsys.readouterr()
+    free_memory(monkeypatch, int((one + three) / 2 / 0.9))
+
+    cut = tune(llama, tmp_path / "cut", find_batch_size=True, gradient_checkpointing=False, **settings)
+
+    assert "train: 1 rows at a time, 6 times a step" in capsys.readouterr().out
+    assert (cut.memory["batch_size"], cut.memory["accumulation"]) == (1, 6)
+    assert cut.metrics["steps"] == whole.metrics["steps"]
+    before, after = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "cut"))
+    for name, value in before.items():
+        assert abs(value - after[name]).max() < 1e-5, name
+
+
+def test_a_run_goes_on_with_the_batch_that_it_began_with(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another batch rounds its sums otherwise: memory that was freed meanwhile must not change the weights."""
+    settings: dict[str, Any] = {"batch_size": 2, "find_batch_size": True, "max_steps": 6}
+    free_memory(monkeypatch, 1000)
+    whole = tune(llama, tmp_path / "whole", **settings)
+    with monkeypatch.context() as dying:
+        kill_after(dying, 4)
+        with pytest.raises(Killed):
+            tune(llama, tmp_path / "died", tmp_path / "state", **settings)
+    free_memory(monkeypatch, 2**40)
+    resumed = tune(llama, tmp_path / "resumed", tmp_path / "state", **settings)
+
+    assert whole.memory["batch_size"] == resumed.memory["batch_size"] == 1
+    assert artifacts.sha256(tmp_path / "whole/adapter_model.safetensors") == artifacts.sha256(
+        tmp_path / "resumed/adapter_model.safetensors"
+    )
+
+
+def test_on_a_gpu_the_batch_is_found_by_trial_which_leaves_no_trace(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A GPU says that memory ran out. Here a CPU plays one; its dropout must be that of a run without trial."""
+    import torch
+
+    from stages.lib.trainer import PackedTrainer
+
+    original = PackedTrainer.compute_loss
+
+    def compute_loss(self: Any, model: Any, inputs: Any, *passed: Any, **named: Any) -> Any:
+        if len(inputs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return original(self, model, inputs, *passed, **named)
+
+    lora = {"r": 4, "alpha": 8, "dropout": 0.1, "target_modules": "all-linear"}
+    settings: dict[str, Any] = {"max_steps": 3, "lora": lora}
+    tune(llama, tmp_path / "asked", batch_size=2, accumulation=2, **settings)
+    monkeypatch.setattr(stage, "_tries", lambda _: True)
+    monkeypatch.setattr(PackedTrainer, "compute_loss", compute_loss)
+
+    found = tune(llama, tmp_path / "found", batch_size=4, accumulation=1, find_batch_size=True, **settings)
+
+    assert (found.memory["batch_size"], found.memory["accumulation"]) == (2, 2)
+    assert "train: 2 rows at a time, 2 times a step" in capsys.readouterr().out
+    assert artifacts.sha256(tmp_path / "asked/adapter_model.safetensors") == artifacts.sha256(
+        tmp_path / "found/adapter_model.safetensors"
+    )
+
+
+def live(path: Path) -> list[dict[str, str]]:
+    import csv
+
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_live_curve_goes_on_after_a_kill_without_doubled_steps(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stages.lib.trainer import LiveCurve
+
+    settings: dict[str, Any] = {"max_steps": 10, "evals_per_epoch": 2}
+    with monkeypatch.context() as dying:
+        kill_after(dying, 9)
+        with pytest.raises(Killed):
+            tune(llama, tmp_path / "run", tmp_path / "state", **settings)
+    path = tmp_path / "run-live.csv"
+    died = [int(row["step"]) for row in live(path)]
+    newest = checkpoints.latest(tmp_path / "state")
+    assert newest is not None
+    saved = int(newest.name.rpartition("-")[2])
+    assert died == list(range(1, died[-1] + 1))
+    assert died[-1] >= 8 >= saved  # each step is there while training runs, and some are past the checkpoint
+    with path.open("a") as file:
+        file.write("9,0.12")  # cut while it was written
+    shutil.rmtree(tmp_path / "run")
+
+    tuned = tune(llama, tmp_path / "run", tmp_path / "state", **settings)
+
+    rows = live(path)
+    assert tuple(rows[0]) == LiveCurve.COLUMNS
+    assert [int(row["step"]) for row in rows] == list(range(1, 11))
+    assert [float(row["loss"]) for row in rows] == [one["loss"] for one in tuned.train_loss]
+    judged = {int(row["step"]): float(row["eval_loss"]) for row in rows if row["eval_loss"]}
+    assert judged == {one["step"]: one["loss"] for one in tuned.eval_loss}
+
+
+def test_a_run_from_the_start_begins_a_new_live_curve(llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter-live.csv").write_text("of another run\n")
+
+    tune(llama, tmp_path / "adapter", max_steps=3)
+
+    assert [row["step"] for row in live(tmp_path / "adapter-live.csv")] == ["1", "2", "3"]
+
+
+def test_a_log_gets_a_line_every_so_often_and_at_each_judgement(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """stderr is no terminal in tests, as in a log."""
+    tune(llama, tmp_path / "quick", max_steps=4, evals_per_epoch=1)
+    assert " left" not in capsys.readouterr().out  # not a minute has passed
+
+    monkeypatch.setattr("stages.lib.trainer.SECONDS_BETWEEN_LINES", 0)
+    tune(llama, tmp_path / "slow", max_steps=4, evals_per_epoch=1)
+
+    said = capsys.readouterr().out
+    assert re.search(r"train: step 3 of 4 · loss \d\.\d{4} · \d+ tokens/s · 00:\d\d left", said)
+    assert re.search(r"train: step 4 of 4 · loss \d\.\d{4} · \d+ tokens/s · validation loss \d\.\d{4}", said)
 
 
 class Killed(Exception):
@@ -141,7 +494,7 @@ def test_a_killed_run_ends_as_if_it_had_never_been_killed(
 ) -> None:
     """Field faults 19 and 20: rates, order of rows and weights, to the bit."""
     settings: dict[str, Any] = {"method": method, "max_steps": 10, "warmup": 0.4, "accumulation": 2, "batch_size": 1}
-    settings["lora"] = {"r": 4, "alpha": 8, "dropout": 0.1, "target_modules": "all-linear"}
+    settings["lora"] = workspace.LORA | {"dropout": 0.1}
     whole = tune(llama, tmp_path / "whole", **settings)
 
     kill_after(monkeypatch, dies_after)
@@ -295,7 +648,7 @@ def test_a_signal_saves_and_a_second_trainer_is_refused(folder: Path, sent: sign
     assert not (folder / "reports/train.json").exists()
 
     third = start(folder, PYTHONUNBUFFERED="1")
-    says = str(third.stdout.readline() if third.stdout else "")
+    says = next(line for line in third.stdout or () if "checkpoint" in line or "afresh" in line)
     third.kill()
     third.communicate()
     assert "resuming" in says
@@ -323,8 +676,9 @@ def test_the_adapter_is_the_same_whatever_the_hash_seed(folder: Path) -> None:
     digests = []
     for seed in ("1", "2"):
         run = start(folder, PYTHONHASHSEED=seed)
-        _, errors = run.communicate(timeout=120)
+        says, errors = run.communicate(timeout=120)
         assert run.returncode == 0, errors
+        assert "\ntrain: few-judgements: Validation rows were judged once (" in says
         digests.append({file.name: artifacts.sha256(file) for file in (folder / "models/adapter").iterdir()})
 
     assert digests[0] == digests[1]

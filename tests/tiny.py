@@ -5,13 +5,13 @@ from typing import Any
 VOCABULARY = 400
 
 
-def _grouped_query(family: str, seed: int, vocabulary: int, **settings: Any) -> Any:
+def _grouped_query(family: str, seed: int, vocabulary: int, *, config: str = "", **settings: Any) -> Any:
     """Rotary positions, two heads of keys and values for four of queries."""
     import torch
     import transformers
 
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{family}Config")(
+    built = getattr(transformers, f"{config or family}Config")(
         vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=64,
@@ -21,7 +21,7 @@ def _grouped_query(family: str, seed: int, vocabulary: int, **settings: Any) -> 
         max_position_embeddings=512,
         **settings,
     )
-    return getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    return getattr(transformers, f"{family}ForCausalLM")(built).eval()
 
 
 def tiny_llama(seed: int = 0, vocabulary: int = VOCABULARY, initializer_range: float = 0.5, **settings: Any) -> Any:
@@ -41,9 +41,32 @@ def tiny_mistral(seed: int = 0, vocabulary: int = VOCABULARY, window: int = 8) -
     return _grouped_query("Mistral", seed, vocabulary, sliding_window=window, initializer_range=0.5)
 
 
-def tiny_gemma2(seed: int = 0) -> Any:
-    """A soft cap on the attention scores, which sdpa does not have."""
-    return _grouped_query("Gemma2", seed, VOCABULARY, head_dim=8, attn_logit_softcapping=2.0, initializer_range=0.5)
+def tiny_qwen3(seed: int = 0) -> Any:
+    """Queries and keys that are normalised, in heads of a size of their own."""
+    return _grouped_query("Qwen3", seed, VOCABULARY, head_dim=16, initializer_range=0.5)
+
+
+def tiny_gemma(seed: int = 0) -> Any:
+    """Scaled embeddings, norms that add one to their weight."""
+    return _grouped_query("Gemma", seed, VOCABULARY, head_dim=16, initializer_range=0.5)
+
+
+def tiny_gemma2(seed: int = 0, window: int = 4) -> Any:
+    """A soft cap on the attention scores, which sdpa does not have; every other layer sees a window only."""
+    settings = {"head_dim": 8, "attn_logit_softcapping": 2.0, "sliding_window": window, "initializer_range": 0.5}
+    return _grouped_query("Gemma2", seed, VOCABULARY, **settings)
+
+
+def tiny_gemma3(seed: int = 0, window: int = 4, **settings: Any) -> Any:
+    """A layer with a window, a layer without, each with rotary positions of its own."""
+    settings = {"layer_types": ["sliding_attention", "full_attention"], "head_dim": 8} | settings
+    settings |= {"sliding_window": window, "initializer_range": 0.5}
+    return _grouped_query("Gemma3", seed, VOCABULARY, config="Gemma3Text", **settings)
+
+
+def tiny_phimoe(seed: int = 0, window: int = 4) -> Any:
+    """A window that attention is never told, only its mask."""
+    return _grouped_query("Phimoe", seed, VOCABULARY, sliding_window=window, num_local_experts=4, initializer_range=0.5)
 
 
 def tiny_stablelm(seed: int = 0) -> Any:

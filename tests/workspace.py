@@ -13,6 +13,34 @@ from stages.lib.params import sections
 from tests import bases, tiny
 
 SPECIALS = ("<|im_start|>", "<|im_end|>")
+LORA: dict[str, Any] = {
+    "r": 4,
+    "alpha": 8,
+    "dropout": 0.0,
+    "target_modules": "all-linear",
+    "modules_to_save": [],
+    "use_rslora": False,
+    "use_dora": False,
+    "init_lora_weights": "default",
+    "lr_ratio": 1.0,
+    "more": {},
+}
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+    "pissa": {"init_lora_weights": "pissa"},
+    "fast pissa": {"init_lora_weights": "pissa_niter_16"},
+    "olora": {"init_lora_weights": "olora"},
+    "pissa with rslora": {"init_lora_weights": "pissa", "use_rslora": True},
+    "lora+": {"lr_ratio": 8.0},
+    "a head of its own": {"modules_to_save": ["lm_head"]},
+    "head and embedding": {"modules_to_save": ["lm_head", "embed_tokens"]},
+    "by name": {"target_modules": ["q_proj", "v_proj"]},
+    "by pattern": {"target_modules": r".*\.(q|v)_proj"},
+    "passed through": {"target_modules": ["q_proj", "up_proj"], "more": {"layers_to_transform": [1]}},
+}
 
 
 def save_tiny_model(folder: Path, kind: str = "llama") -> Path:
@@ -37,7 +65,7 @@ def rows(count: int, seed: int = 0, longest: int = 4) -> list[dict[str, Any]]:
             {"text": answer + "<|im_end|>", "trained": True, "literal": False},
         ]
         row = {"id": f"{seed:02}-{number:04}", "category": f"c{number % 2}", "group": f"{seed}-{number}"}
-        made.append(row | {"segments": segments, "prompt": prompt, "reference": answer})
+        made.append(row | {"segments": segments, "prompt": prompt, "reference": answer, "weight": 1.0})
     return made
 
 

@@ -1,6 +1,7 @@
 """Write the tables in the docs that can be read off the code: `python -m tools.docs_tables`.
 
-Reads   params.yaml (its comments), stages/params/ (what is allowed, what is usual), stages/lib/{rejects,findings}.py
+Reads   params.yaml (its comments), stages/params/ (what is allowed, what is usual),
+        stages/lib/{rejects,findings,symptoms}.py
 Writes  docs/*.md, between the marks `<!-- table: NAME … -->` and `<!-- end of table -->`
 """
 
@@ -13,6 +14,7 @@ from pydantic.fields import FieldInfo
 from stages.lib.findings import ABOUT
 from stages.lib.params import PARAMS, Group, Usual, allowed, sections
 from stages.lib.rejects import Code
+from stages.lib.symptoms import Symptom
 
 DOCS = Path("docs")
 _TABLE = re.compile(r"(<!-- table: (?P<name>[a-z]+)[^>]*-->\n).*?(?=<!-- end of table -->)", re.DOTALL)
@@ -64,7 +66,17 @@ def remarks_table() -> str:
     return _table(("about", "what is the matter"), [(f"`{about}`", meaning) for about, meaning in ABOUT.items()])
 
 
-TABLES = {"params": params_table, "rejects": rejects_table, "remarks": remarks_table}
+def symptoms_table() -> str:
+    """Everything that the diagnosis of a training can find, the most important first."""
+    return _table(("name", "what it means", "what to do"), [(f"`{one}`", one.meaning, one.advice) for one in Symptom])
+
+
+TABLES = {
+    "params": params_table,
+    "rejects": rejects_table,
+    "remarks": remarks_table,
+    "symptoms": symptoms_table,
+}
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

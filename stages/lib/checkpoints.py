@@ -80,9 +80,20 @@ def is_finished(checkpoint: Path, steps: int) -> bool:
     return bool(state["global_step"] >= steps or control["should_training_stop"])
 
 
+def batch_size(folder: Path) -> int | None:
+    """Rows of a forward pass in the run that left checkpoints here; all of them have the same."""
+    for file in folder.glob("checkpoint-*/trainer_state.json"):
+        try:
+            return int(json.loads(file.read_text(encoding="utf-8"))["train_batch_size"])
+        except (OSError, ValueError, KeyError, TypeError):  # half written
+            continue
+    return None
+
+
 def mark_complete(checkpoint: Path) -> None:
     """Write the marker that says that every file of this checkpoint is there, whole."""
-    files = {file.name: artifacts.sha256(file) for file in sorted(checkpoint.iterdir()) if file.name != COMPLETE}
+    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != COMPLETE)
+    files = {path.relative_to(checkpoint).as_posix(): artifacts.sha256(path) for path in paths}
     artifacts.write_json(checkpoint / COMPLETE, files)
 
 

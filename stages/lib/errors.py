@@ -53,9 +53,17 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _end_with_dvc() -> None:
-    """Ask Linux to send SIGTERM when the parent (DVC) dies: a killed `dvc repro` leaves no stage at work behind."""
-    if sys.platform == "linux" and "DVC_ROOT" in os.environ:
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # 1 = PR_SET_PDEATHSIG
+    """A killed `dvc repro` leaves no stage at work behind."""
+    if "DVC_ROOT" in os.environ:
+        end_with_parent(signal.SIGTERM, os.getppid())
+
+
+def end_with_parent(number: signal.Signals, parent: int) -> None:
+    """Ask Linux to send this signal when the parent dies; at once when it is dead already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(1, number)  # 1 = PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os.kill(os.getpid(), number)
 
 
 def is_disk_full(error: Exception) -> bool:

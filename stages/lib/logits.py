@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 
-def logits_at(model: Any, wanted: torch.Tensor, **inputs: Any) -> torch.Tensor:
+def logits_at(model: Any, wanted: torch.Tensor, *, through: Any = None, **inputs: Any) -> torch.Tensor:
     """Run a causal model and project only the `wanted` positions through its head.
 
     The hidden states are picked by a hook before the head, so everything that a model does to its logits afterwards
@@ -14,6 +14,7 @@ def logits_at(model: Any, wanted: torch.Tensor, **inputs: Any) -> torch.Tensor:
     Args:
         model: a causal language model, with or without an adapter.
         wanted: (rows, tokens), true where the next token is to be predicted.
+        through: what to call in the model's place, for what is wrapped around it (DDP prepares its gradients there).
         **inputs: what the model's forward takes.
 
     Returns:
@@ -25,6 +26,6 @@ def logits_at(model: Any, wanted: torch.Tensor, **inputs: Any) -> torch.Tensor:
 
     hook = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        return model(**inputs, use_cache=False).logits[0]
+        return (through or model)(**inputs, use_cache=False).logits[0]
     finally:
         hook.remove()

@@ -4,6 +4,7 @@ Always offline, safetensors only, never with code from the model's folder.
 """
 
 import logging
+import os
 import shutil
 import sys
 import warnings
@@ -169,7 +170,7 @@ def _load(folder: Path, config_folder: Path, dtype: torch.dtype, **extra: Any) -
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            device_map={"": device()} if device().type == "cuda" else None,
+            device_map={"": device()} if device().type == "cuda" and not _is_sharded_later() else None,
             output_loading_info=True,
             **extra,
         )
@@ -188,6 +189,11 @@ def _load(folder: Path, config_folder: Path, dtype: torch.dtype, **extra: Any) -
     # penalty changes greedy answers without a word), and save_pretrained refuses some of it.
     model.generation_config = GenerationConfig()
     return model.eval()
+
+
+def _is_sharded_later() -> bool:
+    """Whether FSDP or ZeRO will give each GPU its share of the weights: none has room for them all."""
+    return "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED"))
 
 
 def hush() -> None:

@@ -257,7 +257,8 @@ def allowed(field: FieldInfo) -> str:
 
 def _in_words(kind: Any, field: FieldInfo) -> str:
     if get_origin(kind) is Literal:
-        return "one of " + ", ".join(get_args(kind))
+        names = get_args(kind)
+        return names[0] if len(names) == 1 else "one of " + ", ".join(names)
     if get_origin(kind) is list:
         return "a list of blocks" if _group(field) else "a list of texts"
     if kind is int or kind is float:

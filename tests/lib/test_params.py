@@ -95,7 +95,7 @@ def test_a_whole_number_is_whole_however_it_is_written(written, text):
         ({"accumulation": ".inf"}, "train.accumulation is Infinity; a whole number from 1 is allowed."),
         # choices, truth, text
         ({"method": "lorra"}, 'train.method is "lorra"; one of lora, qlora, full is allowed.'),
-        ({"gradient_checkpointing": "yes"}, 'train.gradient_checkpointing is "yes"; true or false is allowed.'),
+        ({"gradient_checkpointing": "yes"}, 'train.gradient_checkpointing is "yes"; true or false or auto is allowed.'),
         ({"pack": "1"}, "tokenize.pack is 1; true or false is allowed."),
         ({"template": "null"}, "format.template is null; text is allowed."),
         ({"system": "1"}, "format.system is 1; text or null is allowed."),

@@ -1,0 +1,162 @@
+"""Fit training into memory without changing its outcome: fewer rows at once and more often, activations computed again.
+
+Only divisors of the batch size are tried, so that a step keeps the very rows that params.yaml gives it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from stages.lib.errors import UserError, warn
+from stages.lib.memory import GIB, Demand, Estimate, gib, is_out
+
+HEADROOM = 0.9  # of what is free: the estimate is a tenth or two off, and other processes want something too
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How training is going to use memory."""
+
+    demand: Demand
+    free: int  # bytes
+    batch_size: int
+    accumulation: int
+    checkpointing: bool
+
+    @property
+    def estimate(self) -> Estimate:
+        """What it takes."""
+        return self.demand.at(self.batch_size, checkpointing=self.checkpointing)
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is there."""
+        return self.estimate.total <= HEADROOM * self.free
+
+    def with_batch(self, size: int) -> "Fit":
+        """So many rows at once, a divisor of what it was, and as many a step as before."""
+        return replace(self, batch_size=size, accumulation=self.accumulation * (self.batch_size // size))
+
+    def settings(self) -> dict[str, Any]:
+        """As params.yaml has them."""
+        return {
+            "batch_size": self.batch_size,
+            "accumulation": self.accumulation,
+            "gradient_checkpointing": self.checkpointing,
+        }
+
+    def figures(self) -> dict[str, Any]:
+        """What reports/runtime/train.json says of it."""
+        parts = vars(self.estimate) | {"total": self.estimate.total, "free": self.free}
+        return self.settings() | {"memory_gib": {name: round(size / GIB, 3) for name, size in parts.items()}}
+
+
+def choose(
+    demand: Demand,
+    free: int,
+    *,
+    batch_size: int,
+    accumulation: int,
+    checkpointing: bool | Literal["auto"],
+    sizes: Sequence[int],
+) -> Fit:
+    """The fastest way that fits by the estimate: the first of `sizes` that does, else the same with checkpointing.
+
+    Where nothing fits it is what takes least: the estimate may err, so nothing is refused.
+    """
+    whole = Fit(demand, free, batch_size, accumulation, checkpointing=False)
+    ways = (False, True) if checkpointing == "auto" else (checkpointing,)
+    found = [replace(whole.with_batch(size), checkpointing=way) for way in ways for size in sizes]
+    return next((one for one in found if one.fits), found[-1])
+
+
+def by_trial(fit: Fit, attempt: Callable[[int], None]) -> Fit:
+    """The largest batch with which `attempt(batch size)` does not run out of memory.
+
+    Raises:
+        MemoryError: when not even a single row at a time goes.
+    """
+    from accelerate.utils import find_executable_batch_size
+
+    smaller = iter(divisors(fit.batch_size)[1:])
+
+    def next_smaller() -> int:
+        if size := next(smaller, 0):
+            return size
+        raise MemoryError("tried down to a single row at a time")
+
+    def tried(batch_size: int) -> int:
+        attempt(batch_size)
+        return batch_size
+
+    return fit.with_batch(find_executable_batch_size(tried, fit.batch_size, next_smaller)())
+
+
+def divisors(number: int) -> list[int]:
+    """From the number itself down to 1."""
+    return [size for size in range(number, 0, -1) if number % size == 0]
+
+
+def announce(fit: Fit, *, batch_size: int, checkpointing: bool | Literal["auto"]) -> None:
+    """Say before the start what training will take, and what was chosen where params.yaml (the last two) leaves it."""
+    print(f"train: {fit.estimate} of {gib(fit.free)} GiB free")
+    if fit.checkpointing:
+        why = "without it memory would not suffice" if checkpointing == "auto" else "set in params.yaml"
+        print(f"train: gradient checkpointing is on: {why}")
+    if fit.batch_size != batch_size:
+        announce_batch(fit)
+
+
+def announce_batch(fit: Fit) -> None:
+    """Say how a step is cut."""
+    total = fit.batch_size * fit.accumulation
+    print(
+        f"train: {fit.batch_size} rows at a time, {fit.accumulation} times a step, so that it fits: {total} as before"
+    )
+
+
+def warn_if_tight(fit: Fit, method: str) -> None:
+    """Name the knobs where memory will not suffice by the estimate: Linux ends a process without a word."""
+    if not fit.fits:
+        warn(
+            f"training may run out of memory: with batches of {_batch(fit)} it takes {fit.estimate}, and only "
+            f"{gib(fit.free)} GiB are free. {_advice(fit, method)}"
+        )
+
+
+@contextmanager
+def memory_errors_in_words(fit: Fit, method: str) -> Iterator[None]:
+    """Answer running out of memory with the numbers, and the knobs that lower them."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out(error):
+            raise
+        reason = str(error).splitlines()
+        raise UserError(
+            f"out of memory with batches of {_batch(fit)}: by the estimate {fit.estimate}; {gib(fit.free)} GiB were "
+            f"free at the start. {_advice(fit, method)}" + (f" ({reason[0]})" if reason else "")
+        ) from None
+
+
+def _batch(fit: Fit) -> str:
+    return f"{fit.batch_size} × {fit.demand.length} tokens"
+
+
+def _advice(fit: Fit, method: str) -> str:
+    """What of params.yaml lowers memory, the harmless first; only what is not done yet."""
+    ways = []
+    if fit.batch_size > 1:
+        ways.append(
+            "lower train.batch_size and raise train.accumulation by the same factor (the result stays the same; "
+            "train.find_batch_size does it for you)"
+        )
+    if not fit.checkpointing:
+        ways.append("set train.gradient_checkpointing to true")
+    ways.append("lower tokenize.max_length")
+    if method != "qlora":
+        ways.append(f"use train.method {'lora' if method == 'full' else 'qlora'}")
+    ways.append("choose a smaller base")
+    text = ", ".join(ways[:-1]) + f", or {ways[-1]}."
+    return text[0].upper() + text[1:]
