@@ -138,7 +138,8 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
         for one in losses
     ]
     eval_loss = [{"step": one["step"], "loss": one["eval_loss"]} for one in judgements]
-    facts = _facts(params, manifest, rows["train"], trainer.state.global_step / plan.steps_per_epoch)
+    padding = 0.0 if attention.lays_out(model) else diagnosis.padding(lengths, params.batch_size)
+    facts = _facts(params, manifest, trainer.state.global_step / plan.steps_per_epoch, padding)
     said = diagnosis.diagnose(diagnosis.Curves.of(train_loss, eval_loss), facts)
     return Tuned(
         metrics=_metrics(trainer, losses, judgements, plan, params) | {"diagnosis": diagnosis.report(said)},
@@ -455,11 +456,8 @@ def _metrics(
     )
 
 
-def _facts(params: TrainParams, manifest: dict[str, Any], rows: "Dataset", epochs: float) -> diagnosis.Facts:
+def _facts(params: TrainParams, manifest: dict[str, Any], epochs: float, padding: float) -> diagnosis.Facts:
     """What the diagnosis has to know besides the curves."""
-    import pyarrow.compute as pc
-
-    lengths = pc.list_value_length(rows.with_format("arrow")[:]["input_ids"]).to_numpy()
     train = manifest["splits"]["train"]
     return diagnosis.Facts(
         method=params.method,
@@ -469,7 +467,7 @@ def _facts(params: TrainParams, manifest: dict[str, Any], rows: "Dataset", epoch
         examples=train["examples"],
         dropped=train["dropped"],
         max_length=manifest["max_length"],
-        padding=diagnosis.padding(lengths, params.batch_size),
+        padding=padding,
     )
 
 

@@ -296,7 +296,12 @@ def _still_falling(curves: Curves, facts: Facts) -> str:
 def _falls_on(curves: Curves) -> bool:
     if len(curves.judged) < FEW or _has_risen_again(curves):
         return False
-    return _is_lower(curves.judged[-1], curves.judged[_two_thirds(curves)])
+    return _is_best_at_the_end(curves) and _is_lower(curves.judged[-1], curves.judged[_two_thirds(curves)])
+
+
+def _is_best_at_the_end(curves: Curves) -> bool:
+    """Whether the best judgement is one of the last tenth of the time: where there are many, they tremble."""
+    return bool(10 * curves.judged_at[curves.best] >= 9 * curves.judged_at[-1])
 
 
 def _two_thirds(curves: Curves) -> int:
@@ -347,11 +352,8 @@ def _converged(curves: Curves, facts: Facts) -> str:
         return ""
     if not _has_learned(curves) and np.median(curves.losses[_end(curves.losses)]) >= KNOWN:
         return ""
-    earlier = _two_thirds(curves)
-    return (
-        f"The validation loss has flattened: {_judgement(curves, earlier)}, {_judgement(curves, -1)}; "
-        f"the best was {_judgement(curves, curves.best)}."
-    )
+    since = _judgement(curves, _two_thirds(curves) if _is_best_at_the_end(curves) else curves.best)
+    return f"The validation loss has flattened: {since}, {_judgement(curves, -1)}."
 
 
 def _clipped(curves: Curves, facts: Facts) -> str:

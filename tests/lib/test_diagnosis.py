@@ -66,11 +66,7 @@ def found(training: Rows | None = None, validation: Rows = SETTLED, **facts: Any
 
 
 def test_a_healthy_run_is_called_so_and_nothing_else():
-    assert found() == {
-        Symptom.CONVERGED: (
-            "The validation loss has flattened: 0.51 at step 80, 0.5 at step 120; the best was 0.5 at step 100."
-        )
-    }
+    assert found() == {Symptom.CONVERGED: ("The validation loss has flattened: 0.5 at step 100, 0.5 at step 120.")}
 
 
 @pytest.mark.parametrize(
@@ -172,6 +168,12 @@ def test_a_healthy_run_is_called_so_and_nothing_else():
             {"validation": judged(*np.linspace(0.9, 0.5, 20))},
             {"validation": judged(0.9, *np.linspace(0.52, 0.5, 19))},
         ),
+        (
+            Symptom.STILL_FALLING,  # or trembling down
+            {"validation": judged(*np.linspace(0.9, 0.51, 19), 0.515)},
+            {"validation": judged(0.871, 0.402, 0.318, 0.324)},
+        ),
+        (Symptom.CONVERGED, {"validation": judged(0.871, 0.402, 0.318, 0.324)}, {"validation": judged(0.87, 0.4, 0.3)}),
         (Symptom.NO_VALIDATION, {"validation": []}, {"validation": judged(0.5)}),
         (Symptom.FEW_JUDGEMENTS, {"validation": judged(0.6, 0.5)}, {"validation": judged(0.6, 0.5, 0.5)}),
         (Symptom.FEW_JUDGEMENTS, {"validation": judged(0.5)}, {"validation": []}),
@@ -233,6 +235,11 @@ def test_a_finding_is_made_where_it_is_true_and_only_there(symptom, just_so, not
             Symptom.FLAT,
             "The training loss hardly moved at a rate of 1e-06 with lora: 2.3 over the first third of 120 steps, 2.3 "
             "over the last (medians).",
+        ),
+        (
+            {"validation": judged(0.871, 0.402, 0.318, 0.324)},
+            Symptom.CONVERGED,
+            "The validation loss has flattened: 0.318 at step 90, 0.324 at step 120.",
         ),
         (
             {"examples": 843, "dropped": 2000},
