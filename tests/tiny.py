@@ -53,8 +53,8 @@ def tiny_gemma(seed: int = 0) -> Any:
 
 def tiny_gemma2(seed: int = 0, window: int = 4) -> Any:
     """A soft cap on the attention scores, which sdpa does not have; every other layer sees a window only."""
-    settings = {"head_dim": 8, "attn_logit_softcapping": 2.0, "sliding_window": window, "initializer_range": 0.5}
-    return _grouped_query("Gemma2", seed, VOCABULARY, **settings)
+    capped = {"attn_logit_softcapping": 2.0, "sliding_window": window}
+    return _grouped_query("Gemma2", seed, VOCABULARY, head_dim=8, initializer_range=0.5, **capped)  # type: ignore[arg-type]
 
 
 def tiny_gemma3(seed: int = 0, window: int = 4, **settings: Any) -> Any:
