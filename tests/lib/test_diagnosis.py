@@ -83,6 +83,11 @@ def test_a_healthy_run_is_called_so_and_nothing_else():
             {"training": run(lambda time: np.where(time < 0.99, healthy(time), 1.5), steps=200)},
         ),
         (
+            Symptom.DIVERGING,  # surely in both, but in one of them by too little
+            {"training": run(lambda time: np.where(time < 0.6, 0.5, 0.58), noise=0.01)},
+            {"training": run(lambda time: np.where(time < 0.6, 0.5, 0.54), noise=0.01)},
+        ),
+        (
             Symptom.DIVERGING,  # at the very start, never to come back
             {"training": run(lambda time: np.where(time < 0.3, 2.0, 7.0))},
             {"training": run(lambda time: np.where(time < 0.3, 7.0, 2.0))},
@@ -101,6 +106,11 @@ def test_a_healthy_run_is_called_so_and_nothing_else():
             Symptom.EXPLODING,  # in bursts of three steps
             {"training": run(norm=lambda time: np.where(np.round(120 * time) % 40 < 3, 30.0, 0.5))},
             {"training": run(norm=lambda time: np.where(np.round(120 * time) % 40 < 3, 3.0, 0.5))},
+        ),
+        (
+            Symptom.EXPLODING,  # in bursts that nothing has to cut
+            {"training": run(norm=lambda time: np.where(np.round(120 * time) % 40 < 3, 1.5, 0.05))},
+            {"training": run(norm=lambda time: np.where(np.round(120 * time) % 40 < 3, 0.6, 0.02))},
         ),
         (Symptom.OVER_FITTING, {"validation": RISEN}, {"validation": judged(0.9, 0.5, 0.505, 0.51, 0.52, 0.52)}),
         (
@@ -152,6 +162,11 @@ def test_a_healthy_run_is_called_so_and_nothing_else():
             Symptom.SPIKING,
             {"training": run(lambda time: healthy(time) * np.where(np.round(120 * time) % 50 < 2, 4, 1))},
             {"training": run(lambda time: healthy(time) * np.where(np.round(120 * time) % 50 < 1, 4, 1))},
+        ),
+        (
+            Symptom.SPIKING,  # twice nothing is nothing
+            {"training": run(lambda time: 0.05 * np.where(np.round(120 * time) % 50 < 2, 4, 1))},
+            {"training": run(lambda time: 0.01 * np.where(np.round(120 * time) % 50 < 2, 4, 1))},
         ),
         (
             Symptom.SPIKING,  # twice, or it was an odd batch
