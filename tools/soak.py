@@ -1,7 +1,8 @@
 """Kill training again and again, and see whether it ends as if it had never been killed: `python -m tools.soak`.
 
 A tiny model is tuned in a temporary folder in several ways, each once undisturbed. Then each is started, killed
-(SIGKILL) at a random moment, and started again until it has ended; adapter and reports must be the same to the byte.
+(SIGKILL) at a random moment after a step drawn at random, and started again until it has ended; adapter and reports must
+be the same to the byte.
 """
 
 import argparse
@@ -22,11 +23,13 @@ from tqdm import tqdm
 
 from stages import tokenize
 from stages.lib import artifacts
+from stages.lib.plural import counted
 from tests import workspace
 
 ROOT = Path(__file__).parents[1]
 OUTCOME = ("models/adapter", "reports/train.json", "reports/train_loss.csv", "reports/eval_loss.csv")
-STEPS = 24
+LIVE = "reports/runtime/train_live.csv"
+STEPS = 40
 WAYS: list[dict[str, Any]] = [
     {"method": method, "packed": packed, "batch_size": 2, "accumulation": accumulation}
     for method, packed, accumulation in itertools.product(("lora", "qlora", "full"), (True, False), (1, 3))
@@ -65,6 +68,14 @@ def start(folder: Path) -> "subprocess.Popen[str]":
     )
 
 
+def steps_done(folder: Path) -> int:
+    """How many steps the live curve shows."""
+    try:
+        return len((folder / LIVE).read_text(encoding="utf-8").splitlines()) - 1
+    except FileNotFoundError:
+        return 0
+
+
 def finish(folder: Path) -> dict[str, str]:
     """Run the stage to its end; the hash of each file that it wrote."""
     process = start(folder)
@@ -87,20 +98,24 @@ def outcome(folder: Path) -> dict[str, str]:
 def soak(folder: Path, kills: int, seed: int) -> Iterator[tuple[dict[str, Any], str, bool]]:
     """The way, what the kill met, and whether the outcome was the same, for each kill."""
     rng = random.Random(seed)
-    expected: dict[int, tuple[dict[str, str], float]] = {}
+    expected: dict[int, dict[str, str]] = {}
     for number in range(kills):
         way = number % len(WAYS)
         choose(folder, WAYS[way])
         if way not in expected:
-            begin = time.monotonic()
-            expected[way] = finish(folder), time.monotonic() - begin
-        whole, seconds = expected[way]
+            expected[way] = finish(folder)
+        whole = expected[way]
+        (folder / LIVE).unlink(missing_ok=True)
         process = start(folder)
-        time.sleep(rng.uniform(0, seconds))
+        step = rng.randrange(STEPS)
+        while process.poll() is None and steps_done(folder) < step:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.2))
         ended = process.poll() is not None
         process.kill()
         process.communicate()
-        met = "the end" if ended else f"{len(list(folder.glob('.ckpt/*/checkpoint-*')))} checkpoints"
+        there = len(list(folder.glob(".ckpt/*/checkpoint-*")))
+        met = "the end" if ended else f"step {steps_done(folder)} with {counted(there, 'checkpoint')}"
         yield WAYS[way], met, (outcome(folder) if ended else finish(folder)) == whole
 
 
