@@ -1,8 +1,8 @@
 """Kill training again and again, and see whether it ends as if it had never been killed: `python -m tools.soak`.
 
 A tiny model is tuned in a temporary folder in several ways, each once undisturbed. Then each is started, killed
-(SIGKILL) at a random moment after a step drawn at random, and started again until it has ended; adapter and reports must
-be the same to the byte.
+(SIGKILL) at a random moment after a step drawn at random, and started again until it has ended; adapter and reports
+must be the same to the byte.
 """
 
 import argparse
