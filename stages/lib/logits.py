@@ -26,6 +26,6 @@ def logits_at(model: Any, wanted: torch.Tensor, *, through: Any = None, **inputs
 
     hook = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        return (through or model)(**inputs, use_cache=False).logits[0]
+        return (model if through is None else through)(**inputs, use_cache=False).logits[0]
     finally:
         hook.remove()
