@@ -344,7 +344,7 @@ def test_the_first_thing_said_is_the_verdict_in_figures(finished, page_of):
         "rows filled to 99.2 %",
         "at a learning rate of up to 5e-4",
         "The weights kept are those of step 87, where the validation loss was 0.318",
-        "What the curves say converged The loss has flattened: 0.318. Nothing to do. "
+        "Diagnosis: what the curves say converged The loss has flattened: 0.318. Nothing to do. "
         "dropped-rows 2 of 845 rows are out. Raise tokenize.max_length.",
         "Perplexity (lower is better) 41.27 1.38 ▲ better −39.89",
         "difference.bits_per_byte −2.11 at most 0 ✓ passed",
@@ -466,7 +466,7 @@ def test_a_train_report_of_the_bare_minimum_is_enough(finished, page_of):
     write_json(finished / "reports/train.json", {"method": "full", "steps": 3, "train_loss": 1.0})
     said = words(page_of(finished))
     assert "Full fine-tuning: – weights trained in 3 steps" in said
-    assert "What the curves say Not here: train last ran before this was measured." in said
+    assert "Diagnosis: what the curves say Not here: train last ran before this was measured." in said
 
 
 def test_the_diagnosis_stands_right_under_the_curves(finished, page_of):

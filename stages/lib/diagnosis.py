@@ -374,7 +374,7 @@ def _padding(curves: Curves, facts: Facts) -> str:
 
 def _dropped(curves: Curves, facts: Facts) -> str:
     rows = facts.examples + facts.dropped
-    if facts.dropped < LOST * rows or not facts.dropped:
+    if facts.dropped < LOST * rows:
         return ""
     return (
         f"{facts.dropped:,} of {counted(rows, 'training row')} ({facts.dropped / rows:.1%}) "

@@ -65,7 +65,7 @@ class Symptom(StrEnum):
     TOO_SHORT = (
         "too-short",
         "too few steps to tell a trend of the training loss from its scatter",
-        "Nothing, after a trial. Else add data, raise train.epochs or train.max_steps, or lower train.accumulation.",
+        "If it was a trial, go on. Else add data, raise train.epochs or train.max_steps, or lower train.accumulation.",
     )
     TOO_NOISY = (
         "too-noisy",
@@ -75,7 +75,7 @@ class Symptom(StrEnum):
     CONVERGED = (
         "converged",
         "the validation loss fell and has flattened: as it should be",
-        "Nothing. More epochs would gain little; other data, or another train.lr or train.lora.r, may gain more.",
+        "Nothing to mend. More epochs would gain little; other data, or another train.lr or train.lora.r, may.",
     )
     CLIPPED = (
         "clipped",
