@@ -40,9 +40,9 @@ from ruamel.yaml import YAML
 
 from benchmarks.turns import in_turn, timed
 from stages.lib import artifacts
+from stages.lib.labels import IGNORED
 from stages.lib.pinned import BASE
 from stages.lib.records import Message, Record, to_table
-from stages.lib.tokens import IGNORED
 
 ROOT = Path(__file__).parents[1]
 QUESTION, ANSWER = 40, 110  # words, in the median

@@ -202,13 +202,12 @@ def products_of_a_token() -> float:
     from peft import get_peft_model
     from torch.utils.flop_counter import FlopCounterMode
 
-    from stages.lib import adapters, attention, models
+    from stages.lib import adapters, attention, methods, models
     from stages.lib.logits import logits_at
     from stages.lib.trainer import LayoutCollator
-    from stages.train import prepare_model
 
     params = train_params()
-    model = prepare_model(load_pinned(BASE), BASE, params, models.dtype_for(params.precision), packs=True)
+    model = methods.prepare(load_pinned(BASE), BASE, params, models.dtype_for(params.precision), packs=True)
     tuned = get_peft_model(model, adapters.config(params.lora)).train()
     rows = Dataset.from_file("data/packed/train.arrow").select(range(params.batch_size)).to_list()
     batch = LayoutCollator()(rows)

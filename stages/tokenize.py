@@ -20,11 +20,12 @@ from tqdm import tqdm
 
 from stages.lib import artifacts, packing, rejects, runtime
 from stages.lib.errors import UserError, run
+from stages.lib.labels import IGNORED
 from stages.lib.params import load, load_seed
 from stages.lib.pinned import BASE, Pinned, load_pinned
 from stages.lib.prompts import Segment
 from stages.lib.rejects import Code, Reject, Rejected
-from stages.lib.tokens import IGNORED, SegmentTokenizer, load_tokenizer
+from stages.lib.tokens import SegmentTokenizer, load_tokenizer
 from stages.params.tokenize import TokenizeParams
 
 PROMPTS = Path("data/prompts")

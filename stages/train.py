@@ -7,27 +7,18 @@ Writes  models/adapter/ (the adapter, or the full weights, with tokenizer and ch
 
 import csv
 import io
-import itertools
 import math
 import os
-import re
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stages.lib import adapters, artifacts, checkpoints, diagnosis, experiments, launch, runtime
 from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load, load_seed
 from stages.lib.pinned import BASE, MANIFEST, Pinned, load_pinned
 from stages.params.train import TrainParams
-
-if TYPE_CHECKING:
-    import numpy as np
-    from datasets import Dataset
-    from transformers import PreTrainedModel
-
-    from stages.lib.fitting import Fit
 
 PACKED = Path("data/packed")
 ADAPTER = Path("models/adapter")
@@ -68,77 +59,72 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
         UserError: when there is nothing to train, the base or device cannot do what params ask, or memory runs out.
         Stopped: on SIGTERM or Ctrl-C, after a checkpoint was saved.
     """
-    import numpy as np
     from transformers import PrinterCallback
 
-    from stages.lib import attention, fitting, models
-    from stages.lib.trainer import (
-        Divergence,
-        LayoutCollator,
-        LiveCurve,
-        PackedCollator,
-        PackedTrainer,
-        Progress,
-        SafeCheckpoints,
-        SeveralProcesses,
-        curve,
-    )
+    from stages.lib import attention, callbacks, fitting, low_rank, methods, models
+    from stages.lib import packed as packed_rows
+    from stages.lib.trainer import LayoutCollator, PackedCollator, PackedTrainer
 
     pinned = load_pinned(base)
     manifest = artifacts.read_json(packed / "manifest.json", made_by="tokenize")
     template = artifacts.read_json(packed / "template.json", made_by="tokenize")
-    rows = {split: _rows(packed, manifest, split) for split in ("train", "validation")}
+    rows, validation = (packed_rows.read(packed, manifest, split) for split in ("train", "validation"))
+    if rows is None:
+        raise UserError(
+            "there is no row to train on. See reports/split.json and reports/tokenize.json for where they went."
+        )
     dtype = models.dtype_for(params.precision)
     _refuse_impossible(params, dtype)
-    lengths, trained = _tokens_of(rows["train"])
-    fit = _fit(base, lengths, trained, manifest, state, params, dtype)
+    adapter = adapters.config(params.lora) if params.method != "full" else None
+    fit = fitting.plan(base, rows, adapter, state, params, dtype)
     params = params.model_copy(update=fit.settings())
-    plan = plan_steps(manifest["splits"]["train"]["rows"], params)
-    progress = Progress(manifest["splits"]["train"]["tokens"], plan.steps_per_epoch)
+    plan = plan_steps(len(rows.rows), params)
+    progress = callbacks.Progress(manifest["splits"]["train"]["tokens"], plan.steps_per_epoch)
     with fitting.memory_errors_in_words(fit, params.method):
         packs = any(one["examples"] > one["rows"] for one in manifest["splits"].values())
-        model = prepare_model(pinned, base, params, dtype, packs=packs)
-        collator = LayoutCollator() if attention.lays_out(model) else PackedCollator(manifest["pad_token_id"])
-        judged = rows["validation"] is not None
+        model = methods.prepare(pinned, base, params, dtype, packs=packs)
+        laid_out = attention.lays_out(model)
+        width = manifest["max_length"] if params.compile else None
         with adapters.errors_in_words(model):
             trainer = PackedTrainer(
-                weighted=_has_weights(rows["train"]),
+                weighted=rows.weighted,
                 rate_of_b=params.lora.lr_ratio,
                 model=model,
-                args=_arguments(state, params, plan, seed, dtype, judged=judged),
-                train_dataset=rows["train"],
-                eval_dataset=rows["validation"],
-                data_collator=collator,
+                args=_arguments(state, params, plan, seed, dtype, judged=validation is not None),
+                train_dataset=rows.rows,
+                eval_dataset=validation.rows if validation else None,
+                data_collator=LayoutCollator() if laid_out else PackedCollator(manifest["pad_token_id"], width),
                 processing_class=models.load_tokenizer(base),
-                peft_config=adapters.config(params.lora) if params.method != "full" else None,
+                peft_config=adapter,
                 callbacks=[
-                    Divergence(),
+                    callbacks.Divergence(),
                     progress,
-                    LiveCurve(live, progress),
-                    SafeCheckpoints(),
-                    *_early_stopping(params, judged),
+                    callbacks.LiveCurve(live, progress),
+                    callbacks.SafeCheckpoints(),
+                    *_early_stopping(params, validation is not None),
                 ],
             )
         trainer.remove_callback(PrinterCallback)
         if params.launch.processes > 1:
-            trainer.add_callback(SeveralProcesses())
+            trainer.add_callback(callbacks.SeveralProcesses())
         if params.method == "qlora":
-            _keep_adapter_in_fp32(trainer.model)
-        beginning = adapters.Beginning(trainer.model) if params.method != "full" else None
-        if params.find_batch_size and _tries(state):
-            longest = np.lexsort((trained, lengths))[::-1][: fit.batch_size]
-            fit = trainer.find_batch(fit, rows["train"].select(longest).to_list())
+            methods.keep_adapter_in_fp32(trainer.model)
+        if adapter is not None and params.launch.config is None and not params.compile:
+            low_rank.speed_up(trainer.model)
+        beginning = adapters.Beginning(trainer.model) if adapter is not None else None
+        if params.find_batch_size and fitting.tries(state):
+            fit = trainer.find_batch(fit, rows.heaviest(fit.batch_size))
     with fitting.memory_errors_in_words(fit, params.method):
         _run(trainer, state, plan)
     _save(trainer, pinned, base, template, out, params.method, beginning)
     history = trainer.state.log_history
-    losses, judgements = curve(history, "loss"), curve(history, "eval_loss")
+    losses, judgements = callbacks.curve(history, "loss"), callbacks.curve(history, "eval_loss")
     train_loss = [
         {"step": one["step"], "loss": one["loss"], "lr": one["learning_rate"], "grad_norm": one["grad_norm"]}
         for one in losses
     ]
     eval_loss = [{"step": one["step"], "loss": one["eval_loss"]} for one in judgements]
-    padding = 0.0 if attention.lays_out(model) else diagnosis.padding(lengths, params.batch_size)
+    padding = 0.0 if laid_out else diagnosis.padding(rows.lengths, params.batch_size)
     facts = _facts(params, manifest, trainer.state.global_step / plan.steps_per_epoch, padding)
     said = diagnosis.diagnose(diagnosis.Curves.of(train_loss, eval_loss), facts)
     return Tuned(
@@ -161,138 +147,6 @@ def plan_steps(rows: int, params: TrainParams) -> Plan:
     return Plan(steps, steps_per_epoch, between)
 
 
-def prepare_model(pinned: Pinned, base: Path, params: TrainParams, dtype: Any, *, packs: bool) -> "PreTrainedModel":
-    """The base, loaded the way the method trains it. Frozen weights need no more than the compute type.
-
-    Raises:
-        UserError: when the base cannot keep the examples of a packed row apart (`packs`: there is such a row).
-    """
-    import torch
-
-    from stages.lib import attention, models
-
-    weights = torch.float32 if params.method == "full" else dtype
-    model = models.load_base(pinned, weights, quantized=params.method == "qlora", base=base)
-    print(f"train: attention by {attention.prepare(model, packs=packs, compute=dtype)}")
-    _freeze(model, params)
-    if params.method == "qlora":
-        from peft import prepare_model_for_kbit_training
-
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=params.recomputes)
-    return model
-
-
-def _freeze(model: "PreTrainedModel", params: TrainParams) -> None:
-    """Leave the weights that `freeze` names as they are."""
-    if params.freeze and params.method != "full":
-        raise UserError(
-            "params.yaml: train.freeze is for train.method full; an adapter trains nothing of the base in any case. "
-            "Set it to [], and choose with train.lora.target_modules what is tuned."
-        )
-    for pattern in params.freeze:
-        named = [weight for name, weight in model.named_parameters() if re.search(pattern, name)]
-        if not named:
-            some = ", ".join(name for name, _ in itertools.islice(model.named_parameters(), 3))
-            raise UserError(f"params.yaml: train.freeze: {pattern} matches no weight of this model, as {some} are.")
-        for weight in named:
-            weight.requires_grad = False
-    if not any(weight.requires_grad for weight in model.parameters()):
-        raise UserError("params.yaml: train.freeze names every weight of this model. Leave some to be trained.")
-
-
-def _rows(packed: Path, manifest: dict[str, Any], split: str) -> Any:
-    """The packed rows of a split, mapped into memory; None when the split is empty."""
-    from datasets import Dataset
-
-    entry = manifest["splits"][split]
-    path = packed / entry["file"]
-    if not path.is_file() or artifacts.sha256(path) != entry["sha256"]:
-        raise UserError(f"{path} is not the file that tokenize wrote. Run `dvc repro -f tokenize`.")
-    if entry["rows"] == 0:
-        return None
-    return Dataset.from_file(str(path)).select_columns(["input_ids", "labels", "seq_lengths", "weights"])
-
-
-def _has_weights(rows: "Dataset") -> bool:
-    """Whether the loss of some examples counts more or less than that of others."""
-    import pyarrow.compute as pc
-
-    return bool(pc.any(pc.not_equal(pc.list_flatten(rows.with_format("arrow")[:]["weights"]), 1.0)).as_py())
-
-
-def _tokens_of(rows: "Dataset") -> tuple["np.ndarray", "np.ndarray"]:
-    """Tokens, and trained tokens, of each row."""
-    import numpy as np
-    import pyarrow.compute as pc
-
-    labels = rows.with_format("arrow")[:]["labels"]
-    trained = [
-        np.bincount(pc.list_parent_indices(chunk), pc.not_equal(pc.list_flatten(chunk), -100), len(chunk))
-        for chunk in labels.chunks
-    ]
-    return pc.list_value_length(labels).to_numpy(), np.concatenate(trained).astype(int)
-
-
-def _fit(
-    base: Path,
-    lengths: "np.ndarray",
-    trained: "np.ndarray",
-    manifest: dict[str, Any],
-    state: Path,
-    params: TrainParams,
-    dtype: Any,
-) -> "Fit":
-    """Estimate the memory that training takes, choose how to fit it in, and say so.
-
-    A run that goes on keeps the batch with which it began: another one gives sums that are rounded otherwise.
-    """
-    from transformers import AutoConfig
-
-    from stages.lib import fitting, memory, models
-
-    drawing = memory.drawing(AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False))
-    _freeze(drawing, params)
-    train = manifest["splits"]["train"]
-    with adapters.errors_in_words(drawing):
-        demand = memory.demand(
-            drawing,
-            adapters.config(params.lora) if params.method != "full" else None,
-            method=params.method,
-            compute=dtype,
-            optimizer=params.optimizer,
-            device=models.device().type,
-            length=int(lengths.max()),
-            trained=trained.tolist(),
-            document=train["tokens"] / train["examples"],
-        )
-    free = memory.available(models.device())
-    former = checkpoints.batch_size(state) if params.find_batch_size else None
-    sizes = fitting.divisors(params.batch_size) if params.find_batch_size else [params.batch_size]
-    fit = fitting.choose(
-        demand,
-        free,
-        batch_size=params.batch_size,
-        accumulation=params.accumulation,
-        # Of several processes each would choose for itself.
-        checkpointing=params.gradient_checkpointing if not params.launch.spreads else params.recomputes,
-        sizes=[former] if former else sizes,
-    )
-    by_trial = params.find_batch_size and _tries(state)
-    if by_trial:
-        fit = replace(fit, batch_size=params.batch_size, accumulation=params.accumulation)
-    else:
-        fitting.warn_if_tight(fit, params.method)
-    fitting.announce(fit, batch_size=params.batch_size, checkpointing=params.gradient_checkpointing)
-    return fit
-
-
-def _tries(state: Path) -> bool:
-    """Whether running out of memory can be tried: a GPU says so, where Linux ends the process; and only at first."""
-    from stages.lib import models
-
-    return models.device().type == "cuda" and checkpoints.batch_size(state) is None
-
-
 def _refuse_impossible(params: TrainParams, dtype: Any) -> None:
     import torch
 
@@ -313,6 +167,8 @@ def _arguments(state: Path, params: TrainParams, plan: Plan, seed: int, dtype: A
     import torch
     from trl import SFTConfig
 
+    from stages.lib import methods
+
     own = {
         "output_dir": str(state),
         "max_steps": plan.steps,
@@ -328,6 +184,7 @@ def _arguments(state: Path, params: TrainParams, plan: Plan, seed: int, dtype: A
         "label_smoothing_factor": params.label_smoothing,
         "neftune_noise_alpha": params.neftune,
         "torch_compile": params.compile,
+        "use_liger_kernel": params.liger and methods.liger() is not None,
         "gradient_checkpointing": params.recomputes,
         "gradient_checkpointing_kwargs": {"use_reentrant": False} if params.recomputes else None,
         "use_cpu": not torch.cuda.is_available(),
@@ -382,19 +239,6 @@ def _restore(trainer: Any, finished: Path) -> None:
         trainer._prepare_for_training(trainer.state.max_steps, trainer.get_train_dataloader(), best)
     else:
         trainer._load_from_checkpoint(best)
-
-
-def _keep_adapter_in_fp32(model: Any) -> None:
-    """Undo TRL's rounding of a quantized base's adapter to bf16.
-
-    In bf16 an update smaller than a 250th of the weight is lost, and peft loads checkpoints as fp32 in any case: a
-    resumed run would go on with other arithmetic.
-    """
-    import torch
-
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.to(torch.float32)
 
 
 def _early_stopping(params: TrainParams, judged: bool) -> list[Any]:
@@ -491,10 +335,10 @@ def main() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is reproducible only with a fixed workspace
     if not params.launch.spreads:  # one device: Trainer would split batches over all that it sees
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
-    from stages.lib import attention, fitting, models  # noqa: F401  # the fingerprint covers what is loaded by then
+    from stages.lib import attention, methods, models
 
     models.hush()  # before trainer imports TRL, and that bitsandbytes
-    from stages.lib import trainer  # noqa: F401
+    from stages.lib import callbacks, low_rank, trainer  # noqa: F401  # the fingerprint covers what is loaded by then
 
     told = launch.settings(params.launch)
     if params.method == "qlora" and launch.shards(told):
@@ -507,7 +351,7 @@ def main() -> None:
         "seed": seed,
         "device": models.device().type,
         "precision": str(models.dtype_for(params.precision)),
-        "attention": attention.kernels(),
+        "kernels": attention.kernels() | {"liger": methods.liger() if params.liger else None},
         "launch": told,
         "packed": artifacts.read_json(PACKED / "manifest.json", made_by="tokenize"),
         "base": artifacts.read_json(BASE / MANIFEST, made_by="base"),
@@ -537,7 +381,7 @@ def main() -> None:
 
 
 def _train_or_stop(out: Path, state: Path, params: TrainParams, seed: int) -> Tuned:
-    from stages.lib.trainer import Stopped
+    from stages.lib.callbacks import Stopped
 
     try:
         return train(PACKED, BASE, out, state, params, seed)

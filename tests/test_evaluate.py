@@ -19,7 +19,8 @@ from stages import evaluate as stage
 from stages.evaluate import Evaluation, Judged, Row
 from stages.lib import artifacts, prompts, text_metrics
 from stages.lib.errors import UserError
-from stages.lib.tokens import IGNORED, Example
+from stages.lib.labels import IGNORED
+from stages.lib.tokens import Example
 from stages.params.evaluate import EvaluateParams
 from tests import workspace
 

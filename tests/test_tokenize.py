@@ -16,9 +16,10 @@ import pytest
 from stages import tokenize as stage
 from stages.lib import artifacts, packing
 from stages.lib.errors import UserError
+from stages.lib.labels import IGNORED
 from stages.lib.pinned import BASE
 from stages.lib.prompts import SCHEMA
-from stages.lib.tokens import IGNORED, load_tokenizer
+from stages.lib.tokens import load_tokenizer
 from tests.bases import byte_level, write_base
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -22,6 +22,7 @@ from stages.lib.errors import UserError
 from stages.lib.fitting import Fit
 from stages.params.train import Optimizer
 from tests import workspace
+from tests.workspace import tune
 
 ROOT = Path(__file__).resolve().parent.parent
 STANDSTILL = 1e-30  # a rate at which no weight moves, so no judgement is better than the first
@@ -30,17 +31,6 @@ STANDSTILL = 1e-30  # a rate at which no weight moves, so no judgement is better
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workspace.make(tmp_path_factory.mktemp("llama"))
-
-
-def tune(root: Path, out: Path, state: Path | None = None, **overrides: Any) -> stage.Tuned:
-    """Train in this process; by default four steps of two rows."""
-    settings = {"lr": 5e-3, "max_steps": 4, "epochs": 9, "evals_per_epoch": 2} | overrides
-    out.mkdir(parents=True)
-    state = state or out.with_name(out.name + "-state")
-    live = out.with_name(out.name + "-live.csv")
-    return stage.train(
-        root / "data/packed", root / "models/base", out, state, workspace.params("train", **settings), seed=7, live=live
-    )
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2"])
@@ -111,6 +101,59 @@ def test_every_optimizer_schedule_and_regulariser_learns(llama: Path, tmp_path: 
 
     losses = [one["loss"] for one in tuned.train_loss]
     assert min(losses[-3:]) < losses[0] - 0.1
+
+
+def test_a_compiled_run_compiles_once_and_learns_the_same(llama: Path, tmp_path: Path) -> None:
+    """For training and for judging; by the tracer alone, without the compiler of C++."""
+    import torch
+
+    settings: dict[str, Any] = {"max_steps": 6, "precision": "fp32", "method": "full", "batch_size": 2, "epochs": 1}
+    traced = {"compile": True, "more": {"torch_compile_backend": "eager"}}
+    plain = tune(llama, tmp_path / "plain", **settings)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = tune(llama, tmp_path / "compiled", **settings | traced)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+    longer = tune(llama, tmp_path / "longer", **settings | traced | {"max_steps": 12, "epochs": 9})
+
+    assert len(longer.train_loss) == 2 * len(compiled.train_loss)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2 * graphs > 0
+    for figure in ("loss", "grad_norm"):
+        expected = [one[figure] for one in plain.train_loss]
+        assert [one[figure] for one in compiled.train_loss] == pytest.approx(expected, abs=1e-4)
+    assert compiled.metrics["eval_loss"] == pytest.approx(plain.metrics["eval_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_ligers_layers_are_used_where_they_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    """On a GPU, with the package; TRL puts them in."""
+    from stages.lib import methods
+
+    params = workspace.params("train", liger=wanted)
+    plan = stage.Plan(steps=4, steps_per_epoch=2.0, steps_between_judgements=1)
+    import torch
+
+    settings = {"seed": 7, "dtype": torch.float32, "judged": False}
+    assert not stage._arguments(tmp_path, params, plan, **settings).use_liger_kernel
+    monkeypatch.setattr(methods, "liger", lambda: "0.8.5")
+    assert stage._arguments(tmp_path, params, plan, **settings).use_liger_kernel == wanted
+
+
+def test_without_a_gpu_there_is_no_liger(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    import transformers.utils
+
+    from stages.lib import methods
+
+    monkeypatch.setattr(transformers.utils, "is_liger_kernel_available", lambda: True)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: {"liger_kernel": "0.8.5"}[name])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert methods.liger() is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert methods.liger() == "0.8.5"
 
 
 def test_weights_that_are_frozen_stay_as_they_are(llama: Path, tmp_path: Path) -> None:
@@ -250,6 +293,16 @@ def test_training_without_validation_rows_says_nothing_of_them(tmp_path: Path) -
     assert "eval_loss" not in tuned.metrics
     assert tuned.metrics["diagnosis"]["names"] == "no-validation, too-short"
     assert tuned.metrics["best_step"] == tuned.metrics["steps"] == 4
+
+
+def test_no_row_to_train_on_is_told_of(tmp_path: Path) -> None:
+    root = workspace.make(tmp_path / "w")
+    manifest = artifacts.read_json(root / "data/packed/manifest.json", made_by="tokenize")
+    manifest["splits"]["train"]["rows"] = 0
+    artifacts.write_json(root / "data/packed/manifest.json", manifest)
+
+    with pytest.raises(UserError, match=r"no row to train on\. See reports/split\.json"):
+        tune(root, tmp_path / "adapter")
 
 
 def test_packed_rows_that_were_changed_behind_our_back_are_refused(tmp_path: Path) -> None:
@@ -392,7 +445,7 @@ def test_on_a_gpu_the_batch_is_found_by_trial_which_leaves_no_trace(
     monkeypatch.setattr(attention, "candidates", lambda *_: [])  # rows stay rows, and can be counted
     settings: dict[str, Any] = {"max_steps": 3, "lora": workspace.LORA | {"dropout": 0.1}}
     tune(llama, tmp_path / "asked", batch_size=2, accumulation=2, **settings)
-    monkeypatch.setattr(stage, "_tries", lambda _: True)
+    monkeypatch.setattr(fitting, "tries", lambda _: True)
     monkeypatch.setattr(PackedTrainer, "compute_loss", compute_loss)
 
     found = tune(llama, tmp_path / "found", batch_size=4, accumulation=1, find_batch_size=True, **settings)
@@ -414,7 +467,7 @@ def live(path: Path) -> list[dict[str, str]]:
 def test_the_live_curve_goes_on_after_a_kill_without_doubled_steps(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stages.lib.trainer import LiveCurve
+    from stages.lib.callbacks import LiveCurve
 
     settings: dict[str, Any] = {"max_steps": 10, "evals_per_epoch": 2}
     with monkeypatch.context() as dying:
@@ -457,7 +510,7 @@ def test_a_log_gets_a_line_every_so_often_and_at_each_judgement(
     tune(llama, tmp_path / "quick", max_steps=4, evals_per_epoch=1)
     assert " left" not in capsys.readouterr().out  # not a minute has passed
 
-    monkeypatch.setattr("stages.lib.trainer.SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("stages.lib.callbacks.SECONDS_BETWEEN_LINES", 0)
     tune(llama, tmp_path / "slow", max_steps=4, evals_per_epoch=1)
 
     said = capsys.readouterr().out
@@ -471,7 +524,7 @@ class Killed(Exception):
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> None:
     """Make the trainer die right after `step`, as kill -9 would."""
-    from stages.lib.trainer import Progress
+    from stages.lib.callbacks import Progress
 
     left = [times]
     original = Progress.on_step_end

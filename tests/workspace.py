@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from stages import base as base_stage
 from stages import tokenize as tokenize_stage
+from stages import train as train_stage
 from stages.lib import artifacts, prompts
 from stages.lib.params import sections
 from tests import bases, tiny
@@ -97,3 +98,14 @@ def params(section: str, **overrides: Any) -> Any:
 
     document = YAML(typ="safe", pure=True).load(Path(__file__).parent.parent.joinpath("params.yaml").read_text("utf-8"))
     return sections()[section].model_validate(document[section] | overrides)
+
+
+def tune(root: Path, out: Path, state: Path | None = None, **overrides: Any) -> train_stage.Tuned:
+    """Train in this process; by default four steps of two rows."""
+    settings = {"lr": 5e-3, "max_steps": 4, "epochs": 9, "evals_per_epoch": 2} | overrides
+    out.mkdir(parents=True)
+    state = state or out.with_name(out.name + "-state")
+    live = out.with_name(out.name + "-live.csv")
+    return train_stage.train(
+        root / "data/packed", root / "models/base", out, state, params("train", **settings), seed=7, live=live
+    )

@@ -45,13 +45,15 @@ class Unsupported(Exception):
     """The model's attention does something that this back end cannot."""
 
 
-def prepare(model: "PreTrainedModel", *, packs: bool, compute: torch.dtype) -> str:
+def prepare(model: "PreTrainedModel", *, packs: bool, compute: torch.dtype, compiles: bool = False) -> str:
     """Give `model` the fastest attention that is right for packed rows.
 
     Args:
         model: as transformers loaded it, in eval mode.
         packs: whether any row holds more than one document.
         compute: the type that training computes in; autocast's, where the weights have another.
+        compiles: whether torch.compile will take the model, which wants tensors of one shape and no lists: its own
+            attention.
 
     Returns:
         The choice in words, with what spoke against better ones.
@@ -66,7 +68,7 @@ def prepare(model: "PreTrainedModel", *, packs: bool, compute: torch.dtype) -> s
     own = model.config._attn_implementation
     (alone,) = _logits(model, compute, [[_DOCUMENT]])
     refused = []
-    for name in candidates(model, compute):
+    for name in [] if compiles else candidates(model, compute):
         reason = _unfit(model, name, compute, alone)
         if reason is None:
             return _IN_WORDS[name]

@@ -6,10 +6,16 @@ Only divisors of the batch size are tried, so that a step keeps the very rows th
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
+from stages.lib import adapters, checkpoints, memory, methods, models
 from stages.lib.errors import UserError, warn
 from stages.lib.memory import GIB, Demand, Estimate, gib, is_out
+from stages.lib.packed import Packed
+from stages.params.train import TrainParams
 
 HEADROOM = 0.9  # of what is free: the estimate is a tenth or two off, and other processes want something too
 
@@ -50,6 +56,59 @@ class Fit:
         """What reports/runtime/train.json says of it."""
         parts = vars(self.estimate) | {"total": self.estimate.total, "free": self.free}
         return self.settings() | {"memory_gib": {name: round(size / GIB, 3) for name, size in parts.items()}}
+
+
+def plan(base: Path, rows: Packed, adapter: Any, state: Path, params: TrainParams, dtype: torch.dtype) -> Fit:
+    """Estimate the memory that training takes, choose how to fit it in, and say so.
+
+    A run that goes on keeps the batch with which it began: another one gives sums that are rounded otherwise.
+
+    Args:
+        base: the folder of the base, of which the shapes are read, and no weight.
+        rows: to train on.
+        adapter: peft's config of the adapter; None for method full.
+        state: where checkpoints of an earlier run may lie.
+        params: of the stage.
+        dtype: what training computes in.
+    """
+    from transformers import AutoConfig
+
+    drawing = memory.drawing(AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False))
+    methods.freeze(drawing, params)
+    with adapters.errors_in_words(drawing):
+        demand = memory.demand(
+            drawing,
+            adapter,
+            method=params.method,
+            compute=dtype,
+            optimizer=params.optimizer,
+            device=models.device().type,
+            length=int(rows.lengths.max()),
+            trained=rows.trained.tolist(),
+            document=rows.document,
+        )
+    former = checkpoints.batch_size(state) if params.find_batch_size else None
+    sizes = divisors(params.batch_size) if params.find_batch_size else [params.batch_size]
+    fit = choose(
+        demand,
+        memory.available(models.device()),
+        batch_size=params.batch_size,
+        accumulation=params.accumulation,
+        # Of several processes each would choose for itself.
+        checkpointing=params.gradient_checkpointing if not params.launch.spreads else params.recomputes,
+        sizes=[former] if former else sizes,
+    )
+    if params.find_batch_size and tries(state):
+        fit = replace(fit, batch_size=params.batch_size, accumulation=params.accumulation)
+    else:
+        warn_if_tight(fit, params.method)
+    announce(fit, batch_size=params.batch_size, checkpointing=params.gradient_checkpointing)
+    return fit
+
+
+def tries(state: Path) -> bool:
+    """Whether running out of memory can be tried: a GPU says so, where Linux ends the process; and only at first."""
+    return models.device().type == "cuda" and checkpoints.batch_size(state) is None
 
 
 def choose(

@@ -185,6 +185,7 @@ def _kept_of_a_token(model: Any, config: Any, adapter: Any, size: int, document:
     queries = heads * (getattr(config, "head_dim", None) or hidden // heads)
     keys = queries // heads * (getattr(config, "num_key_value_heads", None) or heads)
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * hidden
+    inner = max(inner) if isinstance(inner, list | tuple) else inner  # Gemma 3n names that of each layer
     gated = any("gate" in name for name, _ in _linears(model))
     # Gate, activated gate and the other half; or the four factors of GELU as GPT-2 writes it.
     pointwise = (3 if gated else 4) * inner * size

@@ -23,7 +23,7 @@ EXAMPLES = pa.schema(
 SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.int32())),
-        ("labels", pa.list_(pa.int32())),  # -100 = not trained; not shifted
+        ("labels", pa.list_(pa.int32())),  # IGNORED = not trained; not shifted
         ("seq_lengths", pa.list_(pa.int32())),  # tokens of each example in the row, in order
         ("weights", pa.list_(pa.float32())),  # how much a trained token of each counts in the loss
         ("example_ids", pa.list_(pa.string())),

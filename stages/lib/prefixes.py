@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORED = -100  # label of a token that is not trained
+from stages.lib.labels import IGNORED
+
 WORTH = 4  # tokens: a shorter beginning is not worth a segment of its own
 
 Tokens = NDArray[np.int64]

@@ -13,10 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 from tokenizers import Tokenizer
 
+from stages.lib.labels import IGNORED
 from stages.lib.pinned import BASE
 from stages.lib.prompts import Segment, answer_start
-
-IGNORED = -100  # the label of a token that is not trained: torch's cross entropy skips it
 
 # What puts a word mark before a text, or takes it off on decoding, by place and type in tokenizer.json: a part that is
 # None here is left out, of the others the settings are changed.

@@ -86,6 +86,7 @@ class TrainParams(Section, section="train"):
     neftune: Annotated[Real, Field(gt=0), Usual(5, 15)] | None
     freeze: list[Annotated[str, AfterValidator(_pattern)]]
     compile: bool
+    liger: bool
     gradient_checkpointing: bool | Literal["auto"]
     find_batch_size: bool
     precision: Precision

@@ -12,9 +12,10 @@ import torch
 
 from stages.lib import attention
 from stages.lib.errors import UserError
+from stages.lib.labels import IGNORED
 from stages.lib.logits import logits_at
 from stages.lib.prefixes import Document, Segment, lay_out
-from stages.lib.trainer import IGNORED, LayoutCollator, PackedCollator
+from stages.lib.trainer import LayoutCollator, PackedCollator
 from tests import tiny
 
 FAMILIES: dict[str, Callable[..., Any]] = {

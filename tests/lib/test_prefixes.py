@@ -6,7 +6,8 @@ from itertools import accumulate
 import numpy as np
 import pytest
 
-from stages.lib.prefixes import IGNORED, WORTH, Document, lay_out
+from stages.lib.labels import IGNORED
+from stages.lib.prefixes import WORTH, Document, lay_out
 
 
 def document(ids, prompt):

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from stages.lib import templates
+from stages.lib.labels import IGNORED
 from stages.lib.prompts import Segment
 from stages.lib.templates import ChatTemplate
-from stages.lib.tokens import IGNORED, Example, SegmentTokenizer, load_tokenizer
+from stages.lib.tokens import Example, SegmentTokenizer, load_tokenizer
 from tests.bases import LLAMA2, SMOL, adding_bos, byte_level, metaspace, with_swallowing, write_base
 
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
