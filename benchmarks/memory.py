@@ -95,7 +95,9 @@ def workspace(folder: Path, case: Case) -> None:
     ids = np.random.default_rng(7).integers(0, VOCABULARY, (rows, case.length)).astype(np.int32)
     labels = np.where(np.arange(case.length) % DOCUMENT >= DOCUMENT - TRAINED, ids, -100).astype(np.int32)
     documents = [[DOCUMENT] * (case.length // DOCUMENT)] * rows
-    columns = {"input_ids": list(ids), "labels": list(labels), "seq_lengths": documents, "example_ids": [[]] * rows}
+    weights = [[1.0] * (case.length // DOCUMENT)] * rows
+    columns = {"input_ids": list(ids), "labels": list(labels), "seq_lengths": documents, "weights": weights}
+    columns |= {"example_ids": [[]] * rows}
     packed = folder / "packed"
     packed.mkdir()
     artifacts.write_arrow(packed / "train.arrow", pa.table(columns, schema=packing.SCHEMA))
@@ -107,6 +109,7 @@ def workspace(folder: Path, case: Case) -> None:
             "rows": count,
             "examples": count * case.length // DOCUMENT,
             "tokens": count * case.length,
+            "dropped": 0,
         }
         for name, count in (("train", rows), ("validation", 0))
     }
@@ -130,7 +133,7 @@ def weigh(case: Case) -> None:
 
     import stages.lib.trainer  # noqa: F401
 
-    lora = {"r": 16, "alpha": 32, "dropout": case.dropout, "target_modules": "all-linear"}
+    lora = made.LORA | {"r": 16, "alpha": 32, "dropout": case.dropout}
     settings = {
         "method": case.method,
         "precision": case.precision,
@@ -155,7 +158,7 @@ def weigh(case: Case) -> None:
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before  # Linux counts in KiB
     if torch.cuda.is_available():
         taken = torch.cuda.max_memory_reserved()
-    print(json.dumps({"taken": taken / GIB, **tuned.fit.figures()["memory_gib"]}))
+    print(json.dumps({"taken": taken / GIB, **tuned.memory["memory_gib"]}))
 
 
 def run(case: Case) -> dict[str, float]:

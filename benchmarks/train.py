@@ -1,15 +1,16 @@
 """Useful tokens a second in training, beside TRL on the same rows, model, LoRA and optimizer.
 
-`python -m benchmarks.train [--raw FILE] [--rows N] [--max-length L] [--batch B] [--rounds N]` makes packed
+`python -m benchmarks.train [--raw FILE] [--rows N] [--max-length L] [--batch B] [--steps N] [--rounds N]` makes packed
 rows of raw ones in a temporary folder, with our own stages. Then Retune, TRL with `packing=True` (bfd) and TRL with
-padded batches train one epoch on these examples in turn, each in a process of its own. TRL is given the very tokens and
-labels, and as many examples a step. A useful token is one of an example: padding is none, and what examples have in
-common counts for each. The time is that of the training loop.
+padded batches train one epoch on these examples, or some steps of it, in turn, each in a process of its own. TRL is
+given the very tokens and labels, and as many examples a step. A useful token is one of an example: padding is none, and
+what examples have in common counts for each. The time is that of the training loop.
 
 Afterwards one and the same code judges all adapters on the validation split. Matrix products are timed in the same run:
 what they reach is the peak, and the products of a step, counted by PyTorch, tell what share of it training reaches.
 
-The base is the one in models/base: `python -m stages.base` first.
+The base is the one in models/base: `python -m stages.base` first. `--shape NAME` takes random weights in that shape and
+that base's tokenizer, `--method qlora` puts them into 4 bits, `--attention` names what TRL shall take on a GPU.
 """
 
 import argparse
@@ -32,15 +33,27 @@ from ruamel.yaml import YAML
 
 from benchmarks.turns import in_turn, timed
 from stages.lib import artifacts
-from stages.lib.pinned import BASE, load_pinned
+from stages.lib.pinned import BASE, MANIFEST, load_pinned
 from stages.params.train import TrainParams
 
 ROOT = Path(__file__).parents[1]
 OURS, PACKED, PADDED = "Retune", "TRL packed", "TRL padded"
 RUNS = {"retune": OURS, "trl-packed": PACKED, "trl-padded": PADDED}
 EXAMPLES_AT_ONCE = 8  # of TRL's padded batches: its own default
-SIDE = 2048  # of the matrices whose product is timed
+SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is timed
 OUT = Path("outcome.json")
+SHAPES: dict[str, tuple[str, dict[str, int]]] = {
+    "qwen2-0.5b": (
+        "Qwen2",
+        {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24}
+        | {"num_attention_heads": 14, "num_key_value_heads": 2},
+    ),
+    "llama-1b": (
+        "Llama",
+        {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16}
+        | {"num_attention_heads": 32, "num_key_value_heads": 8},
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -53,32 +66,61 @@ class Outcome:
     held_out: float = math.nan  # nats a trained token
 
 
-def workspace(folder: Path, raw: Path, rows: int | None, max_length: int, batch: int) -> None:
+def workspace(folder: Path, chosen: argparse.Namespace) -> None:
     """Packed rows, and all else that `stages.train` needs, in a folder of its own."""
     for part in ("stages", "templates", "data/unsafe.txt"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copyfile
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
         copy(ROOT / part, folder / part)  # type: ignore[operator]
     (folder / "models").mkdir()
-    (folder / BASE).symlink_to((ROOT / BASE).resolve())
+    if chosen.shape:
+        random_base(folder, chosen.shape)
+    else:
+        (folder / BASE).symlink_to((ROOT / BASE).resolve())
     settings = YAML().load(ROOT / "params.yaml")
     settings["split"] |= {"validation": 0.1, "test": 0.0}
-    settings["tokenize"] |= {"max_length": max_length, "pack": True}
-    settings["train"] |= {"method": "lora", "epochs": 1, "max_steps": None, "batch_size": batch, "accumulation": 1}
+    settings["tokenize"] |= {"max_length": chosen.max_length, "pack": True}
+    settings["train"] |= {"method": chosen.method, "epochs": 1, "max_steps": chosen.steps}
+    settings["train"] |= {"batch_size": chosen.batch, "accumulation": 1}
     settings["train"] |= {"scheduler": "constant", "warmup": 0.0, "weight_decay": 0.0, "evals_per_epoch": 1}
     settings["train"] |= {"gradient_checkpointing": False, "early_stopping": None, "lr": 2e-4}
     settings["train"]["lora"] |= {"dropout": 0.0}
     with (folder / "params.yaml").open("w") as file:
         YAML().dump(settings, file)
     (folder / "data/raw").mkdir(parents=True)
-    for source in [raw] if raw.is_file() else sorted(path for path in raw.iterdir() if path.is_file()):
+    raw = [chosen.raw] if chosen.raw.is_file() else sorted(path for path in chosen.raw.iterdir() if path.is_file())
+    for source in raw:
         shutil.copyfile(source, folder / "data/raw" / source.name)
     timed(folder, "-m", "stages.validate")
-    if rows is not None:
+    if chosen.rows is not None:
         records = artifacts.read_parquet(folder / "data/clean/records.parquet", made_by="validate")
-        artifacts.write_parquet(folder / "data/clean/records.parquet", records.slice(0, rows))
+        artifacts.write_parquet(folder / "data/clean/records.parquet", records.slice(0, chosen.rows))
     for stage in ("split", "format", "tokenize"):
         timed(folder, "-m", f"stages.{stage}")
+
+
+def random_base(folder: Path, shape: str) -> None:
+    """A pinned base of this shape with random weights, and the tokenizer of the base in models/base."""
+    import torch
+    import transformers
+
+    from stages import base
+    from stages.lib import models
+    from stages.params.base import BaseParams
+
+    models.hush()
+    family, sizes = SHAPES[shape]
+    origin = folder / "origin"
+    shutil.copytree(ROOT / BASE, origin, ignore=shutil.ignore_patterns("*.safetensors", MANIFEST))
+    described = artifacts.read_json(origin / "config.json", made_by="base")
+    kept = {name: described[name] for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
+    config = getattr(transformers, f"{family}Config")(
+        **sizes, **kept, tie_word_embeddings=True, max_position_embeddings=8192
+    )
+    torch.manual_seed(7)
+    getattr(transformers, f"{family}ForCausalLM")(config).to(torch.bfloat16).save_pretrained(origin)
+    (folder / BASE).mkdir()
+    base.pin(BaseParams(name=str(origin), revision=None), folder / BASE)
 
 
 def train_params() -> TrainParams:
@@ -110,7 +152,7 @@ def train_with_retune(out: Path) -> Outcome:
     return Outcome(tuned.tokens_per_second, _most_memory(), [one["loss"] for one in tuned.train_loss])
 
 
-def train_with_trl(out: Path, *, packing: bool) -> Outcome:
+def train_with_trl(out: Path, *, packing: bool, kernels: str | None) -> Outcome:
     """SFTTrainer as its documentation uses it, with the same tokens and the same number of examples a step."""
     import torch
     from datasets import Dataset
@@ -129,9 +171,14 @@ def train_with_trl(out: Path, *, packing: bool) -> Outcome:
         [{"input_ids": ids, "completion_mask": [int(label >= 0) for label in labels]} for ids, labels in examples]
     )
     has_bf16 = models.computes_in_bf16(models.device())
+    quantized = params.method == "qlora"
+    model = models.load_base(load_pinned(BASE), models.dtype_for("auto"), quantized=quantized)
+    if kernels:
+        model.set_attn_implementation(kernels)
     settings = SFTConfig(
         output_dir="trl",
         num_train_epochs=1,
+        max_steps=params.max_steps or -1,
         per_device_train_batch_size=params.batch_size if packing else EXAMPLES_AT_ONCE,
         gradient_accumulation_steps=accumulation,
         learning_rate=params.lr,
@@ -159,7 +206,7 @@ def train_with_trl(out: Path, *, packing: bool) -> Outcome:
 
     clock = Clock()
     trainer = SFTTrainer(
-        model=models.load_base(load_pinned(BASE), torch.float32),
+        model=model,
         args=settings,
         train_dataset=rows,
         processing_class=models.load_tokenizer(),
@@ -169,10 +216,16 @@ def train_with_trl(out: Path, *, packing: bool) -> Outcome:
     trainer.train()
     trainer.save_model(str(out))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Outcome(sum(len(ids) for ids, _ in examples) / clock.seconds, _most_memory(), losses)
+    tokens = max(entry.get("num_tokens", 0) for entry in trainer.state.log_history)  # padding is not among them
+    return Outcome(tokens / clock.seconds, _most_memory(), losses)
 
 
 def _most_memory() -> float:
+    """GiB: of the GPU where there is one, else of the process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved() / (1 << 30)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
 
 
@@ -204,15 +257,17 @@ def products_of_a_token() -> float:
 
     from stages.lib import adapters, attention, methods, models
     from stages.lib.logits import logits_at
-    from stages.lib.trainer import LayoutCollator
+    from stages.lib.trainer import LayoutCollator, PackedCollator
 
     params = train_params()
     model = methods.prepare(load_pinned(BASE), BASE, params, models.dtype_for(params.precision), packs=True)
     tuned = get_peft_model(model, adapters.config(params.lora)).train()
     rows = Dataset.from_file("data/packed/train.arrow").select(range(params.batch_size)).to_list()
-    batch = LayoutCollator()(rows)
+    batch = (LayoutCollator() if attention.lays_out(model) else PackedCollator(0))(rows)
+    documents = batch.pop("documents")
+    batch = {name: value.to(model.device) for name, value in batch.items()}
     labels, _ = batch.pop("labels"), batch.pop("weights")
-    batch |= attention.boundaries(model, batch.pop("documents"), model.device)
+    batch |= attention.boundaries(model, documents, model.device)
     wanted = torch.nn.functional.pad(labels[:, 1:] >= 0, (0, 1))
     with FlopCounterMode(display=False) as counter:
         logits_at(tuned, wanted, **batch).float().logsumexp(-1).sum().backward()
@@ -225,7 +280,8 @@ def peak() -> float:
 
     from stages.lib import models
 
-    one = torch.randn(SIDE, SIDE, dtype=models.dtype_for("auto"), device=models.device())
+    side = SIDE[models.device().type]
+    one = torch.randn(side, side, dtype=models.dtype_for("auto"), device=models.device())
     best = math.inf
     for _ in range(12):
         begin = time.perf_counter()
@@ -233,30 +289,31 @@ def peak() -> float:
         if one.is_cuda:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - begin)
-    return 2 * SIDE**3 / best
+    return 2 * side**3 / best
 
 
-def in_a_process(folder: Path, what: str) -> Any:
-    """What a child process found."""
+def in_a_process(folder: Path, what: str, kernels: str | None = None) -> Any:
+    """What a child process found; `kernels` is the attention that TRL takes."""
     (folder / OUT).unlink(missing_ok=True)
     environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache")}
-    timed(folder, "-m", "benchmarks.train", "--run", what, **environment)
+    more = ["--attention", kernels] if kernels else []
+    timed(folder, "-m", "benchmarks.train", "--run", what, *more, **environment)
     return artifacts.read_json(folder / OUT, made_by="the benchmark")
 
 
-def one_run(what: str) -> Any:
+def one_run(what: str, kernels: str | None) -> Any:
     """In the child process: train, or find a figure."""
     out = Path("adapter")
     if what == "retune":
         return asdict(train_with_retune(out))
     if what.startswith("trl"):
-        return asdict(train_with_trl(out, packing=what == "trl-packed"))
+        return asdict(train_with_trl(out, packing=what == "trl-packed", kernels=kernels))
     return {"held-out": lambda: held_out(out), "products": products_of_a_token, "peak": peak}[what]()
 
 
-def measured(folder: Path, run: str) -> tuple[Outcome, float]:
+def measured(folder: Path, run: str, kernels: str | None) -> tuple[Outcome, float]:
     """One run with its score, and the peak of the machine beside it."""
-    outcome = in_a_process(folder, run)
+    outcome = in_a_process(folder, run, kernels)
     return Outcome(**outcome | {"held_out": in_a_process(folder, "held-out")}), in_a_process(folder, "peak")
 
 
@@ -286,30 +343,36 @@ def main() -> None:
     parser.add_argument("--peer", choices=["trl"], default="trl")
     parser.add_argument("--raw", type=Path, default=ROOT / "data/raw", help="a file of rows, or a folder of files")
     parser.add_argument("--rows", type=int, help="only so many records")
+    parser.add_argument("--shape", choices=SHAPES, help="random weights, in place of the base in models/base")
+    parser.add_argument("--method", choices=["lora", "qlora"], default="lora")
+    parser.add_argument("--attention", help="that TRL takes, as transformers names it, e.g. flash_attention_2")
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--batch", type=int, default=4, help="packed rows a step")
+    parser.add_argument("--steps", type=int, help="only so many")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", choices=RUNS, action="append", help="one of the runs, to look closer")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
-        OUT.write_text(json.dumps(one_run(arguments.run)))
+        OUT.write_text(json.dumps(one_run(arguments.run, arguments.attention)))
         return
     if not (ROOT / BASE / "base.json").exists():
         sys.exit(f"{BASE} is missing. Run `python -m stages.base` first.")
     with tempfile.TemporaryDirectory(prefix="retune-") as name:
         folder = Path(name)
-        workspace(folder, arguments.raw, arguments.rows, arguments.max_length, arguments.batch)
+        workspace(folder, arguments)
         split = artifacts.read_json(folder / "data/packed/manifest.json", made_by="tokenize")["splits"]["train"]
         chosen = {RUNS[run]: run for run in RUNS if run in (arguments.only or RUNS)}
         runs = in_turn(
-            {title: lambda run=run: measured(folder, run) for title, run in chosen.items()}, arguments.rounds
+            {title: lambda run=run: measured(folder, run, arguments.attention) for title, run in chosen.items()},
+            arguments.rounds,
         )
         products = in_a_process(folder, "products")
     libraries = ", ".join(f"{library} {version(library)}" for library in ("torch", "transformers", "peft", "trl"))
     print(
         f"{split['examples']:,} examples, {split['tokens']:,} tokens in {split['rows']:,} rows of "
-        f"{arguments.max_length}, {arguments.batch} a step; {len(os.sched_getaffinity(0))} cores; {libraries}"
+        f"{arguments.max_length}, {arguments.batch} a step{f', {arguments.steps} steps' if arguments.steps else ''}; "
+        f"{len(os.sched_getaffinity(0))} cores; {libraries}"
     )
     tops = [top for done in runs.values() for _, top in done]
     print(f"{products / 1e9:.2f} GFLOP a token; peak {median(tops) / 1e9:.0f} GFLOP/s")

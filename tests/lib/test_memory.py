@@ -1,6 +1,7 @@
 """The estimate counts what a model of this shape takes, and what is free is what the container allows."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def test_activations_are_those_that_autograd_keeps(make: Any, method: str) -> No
     """Counted by autograd's own hooks, on a model wide enough that small things are small."""
     from peft import LoraConfig, get_peft_model
 
-    from stages.lib import attention
+    from stages.lib import attention, low_rank
     from stages.lib.prefixes import Segment
 
     model = make().train(False)
@@ -80,6 +81,7 @@ def test_activations_are_those_that_autograd_keeps(make: Any, method: str) -> No
     attention.prepare(model, packs=True, compute=torch.float32)
     model.train()
     tuned = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear")) if method == "lora" else model
+    low_rank.speed_up(tuned)
     own = {weight.untyped_storage().data_ptr() for weight in tuned.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -100,6 +102,16 @@ def test_activations_are_those_that_autograd_keeps(make: Any, method: str) -> No
     seen = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     counted = 512 * estimate.layers * estimate.token
     assert 0.8 < counted / seen < 1.25
+
+
+def test_a_model_whose_layers_differ_in_width_is_taken_for_its_widest() -> None:
+    """Gemma 3n names a width for each layer."""
+    model = tiny.tiny_llama()
+    config = SimpleNamespace(**model.config.to_dict() | {"intermediate_size": [32, 64]})
+
+    kept = [memory._kept_of_a_token(model, one, None, 4, 16.0) for one in (config, model.config)]
+
+    assert kept[0] == kept[1]
 
 
 def test_the_heaviest_rows_make_the_logits() -> None:
