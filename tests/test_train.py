@@ -272,12 +272,22 @@ def test_the_validation_loss_does_not_depend_on_the_batch_size(llama: Path, tmp_
     assert max(found) - min(found) < 1e-6
 
 
-def test_modules_that_the_model_lacks_are_answered_with_those_it_has(llama: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "named", "known"),
+    [
+        ("llama", ["c_attn"], "down_proj, gate_proj, k_proj"),
+        ("llama", [".*_proj"], "down_proj, gate_proj, k_proj"),  # an expression is one text, in a list it is a name
+        ("gpt2", ["q_proj", "v_proj"], "c_attn, c_fc, c_proj"),
+    ],
+)
+def test_modules_that_the_model_lacks_are_answered_with_those_it_has(
+    tmp_path: Path, kind: str, named: list[str], known: str
+) -> None:
     """Field fault 22."""
-    lora = workspace.LORA | {"target_modules": ["c_attn"]}
+    root = workspace.make(tmp_path / "w", kind)
 
-    with pytest.raises(UserError, match=r"train\.lora\.target_modules.*down_proj, gate_proj, k_proj"):
-        tune(llama, tmp_path / "adapter", lora=lora)
+    with pytest.raises(UserError, match=rf"train\.lora\.target_modules.*{known}"):
+        tune(root, tmp_path / "adapter", lora=workspace.LORA | {"target_modules": named})
 
 
 def test_training_without_validation_rows_says_nothing_of_them(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ WAYS: list[dict[str, Any]] = [
     {"method": method, "packed": packed, "batch_size": 2, "accumulation": accumulation}
     for method, packed, accumulation in itertools.product(("lora", "qlora", "full"), (True, False), (1, 3))
 ]
+WAYS.append(WAYS[0] | {"launch": {"processes": 2, "config": None}})
 
 
 def prepare(folder: Path) -> None:
