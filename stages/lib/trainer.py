@@ -114,7 +114,7 @@ class PackedTrainer(SFTTrainer):
         self.rate_of_b = rate_of_b
         super().__init__(**settings)
         # Deterministic algorithms fill new memory, to show up whoever reads what was never written: 5 % of a step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it is a property
 
     def _get_dataloader(self, dataset: Dataset, *passed: Any, **named: Any) -> Any:
         return super()._get_dataloader(with_filler(dataset) if self.args.world_size > 1 else dataset, *passed, **named)
