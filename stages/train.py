@@ -124,7 +124,7 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
         for one in losses
     ]
     eval_loss = [{"step": one["step"], "loss": one["eval_loss"]} for one in judgements]
-    padding = 0.0 if laid_out else diagnosis.padding(rows.lengths, params.batch_size)
+    padding = 0.0 if laid_out else diagnosis.padding(rows.lengths, params.batch_size, width)
     facts = _facts(params, manifest, trainer.state.global_step / plan.steps_per_epoch, padding)
     said = diagnosis.diagnose(diagnosis.Curves.of(train_loss, eval_loss), facts)
     return Tuned(

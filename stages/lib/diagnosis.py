@@ -119,10 +119,10 @@ def report(findings: Sequence[Finding]) -> dict[str, Any]:
     return {"names": names, "findings": [finding.row() for finding in findings]}
 
 
-def padding(lengths: Sequence[int] | NDArray[Any], batch_size: int) -> float:
+def padding(lengths: Sequence[int] | NDArray[Any], batch_size: int, width: int | None = None) -> float:
     """The share of padding, when rows of these lengths are batched at random and padded to the longest of the batch.
 
-    Exact in expectation: the longest of k rows out of n is the i-th shortest or shorter with the probability
+    Or to `width`, if there is one. Exact in expectation: the longest of k rows out of n is the i-th shortest or shorter with the probability
     C(i, k) / C(n, k).
     """
     rows = np.sort(np.asarray(lengths, dtype=np.float64))
@@ -131,7 +131,7 @@ def padding(lengths: Sequence[int] | NDArray[Any], batch_size: int) -> float:
     at_most = np.ones(count)
     for taken in range(size):
         at_most *= np.clip(rank - taken, 0, None) / (count - taken)
-    longest = float(rows @ np.diff(at_most, prepend=0.0))
+    longest = width or float(rows @ np.diff(at_most, prepend=0.0))
     return float(1 - rows.mean() / longest)
 
 

@@ -358,6 +358,7 @@ def test_a_norm_that_overflows_in_fp16_is_passed_over():
 )
 def test_padding_is_the_mean_over_all_batches_that_chance_can_make(lengths, batch_size, share):
     assert diagnosis.padding(lengths, batch_size) == pytest.approx(share)
+    assert diagnosis.padding(lengths, batch_size, width=20) == pytest.approx(1 - fmean(lengths) / 20)
 
 
 def test_the_report_lists_the_names_for_tables_and_the_findings_for_readers():
