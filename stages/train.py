@@ -85,7 +85,7 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
         model = methods.prepare(pinned, base, params, dtype, packs=packs)
         laid_out = attention.lays_out(model)
         width = manifest["max_length"] if params.compile else None
-        with adapters.errors_in_words(model):
+        with adapters.errors_in_words(model, adapter):
             trainer = PackedTrainer(
                 weighted=rows.weighted,
                 rate_of_b=params.lora.lr_ratio,
@@ -109,7 +109,7 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
             trainer.add_callback(callbacks.SeveralProcesses())
         if params.method == "qlora":
             methods.keep_adapter_in_fp32(trainer.model)
-        if adapter is not None and params.launch.config is None and not params.compile:
+        if adapter is not None and not params.compile and not launch.shards(launch.settings(params.launch)):
             low_rank.speed_up(trainer.model)
         beginning = adapters.Beginning(trainer.model) if adapter is not None else None
         if params.find_batch_size and fitting.tries(state):
@@ -194,7 +194,8 @@ def _arguments(state: Path, params: TrainParams, plan: Plan, seed: int, dtype: A
         "eval_steps": plan.steps_between_judgements,
         "save_strategy": "steps",
         "save_steps": plan.steps_between_judgements,
-        "save_total_limit": 2,
+        "save_total_limit": None,  # older ones go once the new one is known to be whole
+        "save_only_model": False,
         "load_best_model_at_end": judged,
         "metric_for_best_model": "eval_loss" if judged else None,
         "greater_is_better": False if judged else None,
@@ -213,6 +214,11 @@ def _arguments(state: Path, params: TrainParams, plan: Plan, seed: int, dtype: A
         "ddp_broadcast_buffers": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
+    if "lr_scheduler_kwargs" not in params.more:
+        own["lr_scheduler_kwargs"] = {
+            "cosine_with_min_lr": {"min_lr_rate": 0.1},
+            "warmup_stable_decay": {"num_decay_steps": math.ceil(plan.steps / 5)},
+        }.get(params.scheduler)
     return adapters.configured(SFTConfig, own, params.more, "train.more")
 
 

@@ -20,7 +20,7 @@ from stages import train as stage
 from stages.lib import artifacts, checkpoints, fitting
 from stages.lib.errors import UserError
 from stages.lib.fitting import Fit
-from stages.params.train import Optimizer
+from stages.params.train import Optimizer, Scheduler
 from tests import workspace
 from tests.workspace import tune
 
@@ -85,9 +85,8 @@ def test_every_kind_of_adapter_learns_and_is_saved_as_it_was_judged(llama: Path,
     "settings",
     [
         *({"optimizer": name} for name in get_args(Optimizer)),
-        *({"scheduler": name} for name in ("cosine", "linear", "constant", "cosine_with_restarts", "inverse_sqrt")),
+        *({"scheduler": name} for name in get_args(Scheduler)),
         {"scheduler": "cosine_with_min_lr", "more": {"lr_scheduler_kwargs": {"min_lr": 1e-4}}},
-        {"scheduler": "warmup_stable_decay", "more": {"lr_scheduler_kwargs": {"num_decay_steps": 4}}},
         {"neftune": 5.0},
         {"label_smoothing": 0.1},
         {"more": {"adam_beta2": 0.95}},
@@ -168,6 +167,13 @@ def test_weights_that_are_frozen_stay_as_they_are(llama: Path, tmp_path: Path) -
         ({"method": "full", "freeze": [""]}, r"train\.freeze names every weight"),
         ({"method": "lora", "freeze": ["embed"]}, r"train\.freeze is for train\.method full"),
         ({"more": {"learning_rate": 1.0}}, r"train\.more holds learning_rate, which another param sets"),
+        ({"more": {"save_only_model": True}}, r"train\.more holds save_only_model, which another param sets"),
+        ({"lora": workspace.LORA | {"modules_to_save": ["embed_token"]}}, r"names embed_token, which .* embed_tokens"),
+        (
+            {"lora": workspace.LORA | {"init_lora_weights": "pissa", "r": 64}},
+            r"r is 64, but \w+ is only 16 wide.* to 16",
+        ),
+        ({"lora": workspace.LORA | {"init_lora_weights": "olora", "r": 17}}, r"r is 17, but \w+ is only 16 wide"),
         ({"more": {"adam_beta3": 1.0}}, r"train\.more holds adam_beta3, which SFTConfig does not know"),
         ({"more": {"save_strategy": "best"}}, r"train\.more holds save_strategy, which another param sets"),
         ({"lora": workspace.LORA | {"more": {"rr": 1}}}, r"train\.lora\.more holds rr, which LoraConfig does not know"),
@@ -641,6 +647,55 @@ def test_a_run_that_diverges_stops_at_once_with_advice(
     monkeypatch.setattr(PackedTrainer, "compute_loss", compute_loss)
     with pytest.raises(UserError, match=r"training diverged: \w+ is nan at step 3\. Lower train\.lr"):
         tune(llama, tmp_path / "adapter", max_steps=20)
+
+
+@pytest.mark.parametrize("damaged", ["the newest", "the best"])
+def test_a_damaged_checkpoint_costs_steps_and_nothing_else(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damaged: str
+) -> None:
+    """The best one is loaded at the end: a fault there would be shipped."""
+    # At this rate no judgement beats the first, so the best checkpoint is the oldest.
+    settings: dict[str, Any] = {"max_steps": 12, "early_stopping": None} | (
+        {"lr": STANDSTILL} if damaged == "the best" else {}
+    )
+    whole = tune(llama, tmp_path / "whole", **settings)
+    with monkeypatch.context() as dying:
+        kill_after(dying, 11)
+        with pytest.raises(Killed):
+            tune(llama, tmp_path / "died", tmp_path / "state", **settings)
+    known = sorted((tmp_path / "state").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    victim = known[-1] if damaged == "the newest" else known[0]
+    assert len(known) == 2
+    (victim / "adapter_model.safetensors").write_bytes(b"half")
+    (tmp_path / "state/checkpoint-8-old").mkdir()  # put aside by hand
+
+    resumed = tune(llama, tmp_path / "resumed", tmp_path / "state", **settings)
+
+    assert f"{victim}" in capsys.readouterr().err
+    assert resumed.metrics == whole.metrics
+    for file in sorted((tmp_path / "whole").iterdir()):
+        assert file.read_bytes() == (tmp_path / "resumed" / file.name).read_bytes(), file.name
+
+
+def test_a_checkpoint_goes_only_when_the_one_that_replaces_it_is_whole(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the new one is written or hashed: the one before is still there."""
+    original = checkpoints.mark_complete
+
+    def mark_complete(checkpoint: Path) -> None:
+        if checkpoint.name == "checkpoint-12":
+            raise Killed
+        original(checkpoint)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(checkpoints, "mark_complete", mark_complete)
+        with pytest.raises(Killed):
+            tune(llama, tmp_path / "died", tmp_path / "state", max_steps=12, lr=STANDSTILL, early_stopping=None)
+
+    newest = checkpoints.latest(tmp_path / "state")
+    assert newest is not None
+    assert newest.name == "checkpoint-8"
 
 
 def test_a_damaged_checkpoint_is_passed_over(

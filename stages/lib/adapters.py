@@ -59,8 +59,9 @@ def configured(kind: Callable[..., Any], own: dict[str, Any], more: dict[str, An
 
 
 @contextmanager
-def errors_in_words(model: Any) -> Iterator[None]:
+def errors_in_words(model: Any, adapter: "LoraConfig | None") -> Iterator[None]:
     """Name the modules that the model has when params name others."""
+    _require_saved(model, adapter)
     kinds = ("Linear", "Linear4bit", "Conv1D")
     names = {name.rpartition(".")[2] for name, module in model.named_modules() if type(module).__name__ in kinds}
     try:
@@ -75,6 +76,34 @@ def errors_in_words(model: Any) -> Iterator[None]:
         ) from None
 
 
+def _require_saved(model: Any, adapter: "LoraConfig | None") -> None:
+    """Peft passes over names that match nothing."""
+    for name in (adapter and adapter.modules_to_save) or []:
+        if not any(known.endswith(name) for known, _ in model.named_modules()):
+            known = sorted({known.rpartition(".")[2] for known, module in model.named_modules() if _is_leaf(module)})
+            raise UserError(
+                f"params.yaml: train.lora.modules_to_save names {name}, which this model does not have. It has "
+                f"{', '.join(known)}."
+            )
+
+
+def _require_width(model: Any) -> None:
+    """These beginnings are parts of the layer's own matrix, and there are no more than it is wide."""
+    kind, rank = model.peft_config["default"].init_lora_weights, model.peft_config["default"].r
+    layers = [(name, one) for name, one in model.named_modules() if hasattr(one, "lora_A") and one.lora_A]
+    name, layer = min(layers, key=lambda one: min(one[1].in_features, one[1].out_features))
+    if rank > (width := min(layer.in_features, layer.out_features)):
+        raise UserError(
+            f"params.yaml: train.lora.r is {rank}, but {name.rpartition('.')[2]} is only {width} wide, and "
+            f"init_lora_weights {kind} can give no more. Lower r to {width}, or choose another init_lora_weights."
+        )
+
+
+def _is_leaf(module: Any) -> bool:
+    """Whether it has weights of its own, and no parts."""
+    return not list(module.children()) and bool(list(module.parameters()))
+
+
 class Beginning:
     """The adapter as it was before the first step, where that has changed the base's weights (PiSSA, OLoRA).
 
@@ -85,6 +114,7 @@ class Beginning:
     def __init__(self, model: Any) -> None:
         self.folder: TemporaryDirectory[str] | None = None
         if str(model.peft_config["default"].init_lora_weights).startswith(CHANGES_BASE):
+            _require_width(model)
             self.folder = TemporaryDirectory(prefix="retune-")
             model.save_pretrained(str(self.path), save_embedding_layers=False)
 

@@ -12,7 +12,7 @@ A probe decides: a document must give what it gives alone, whatever stands befor
 
 import importlib.metadata
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING, Any, cast
 
@@ -107,6 +107,7 @@ def boundaries(
     """
     implementation = model.config._attn_implementation
     if implementation == ONE_BY_ONE:
+        _mask.cache_clear()  # those of the last batch: few have the same shape
         return {"segments": documents}
     if implementation == VARLEN:
         return _of_segments(cast(Sequence[Segment], documents), device)
@@ -383,7 +384,7 @@ def _causal(length: int, known: int, window: int | None, device: torch.device) -
     return {"attn_mask": _mask(length, known, window, device)}
 
 
-@lru_cache(maxsize=256)
+@cache
 def _mask(length: int, known: int, window: int | None, device: torch.device) -> torch.Tensor:
     """(length, known), true where a token is attended to."""
     every = torch.ones(length, known, dtype=torch.bool, device=device).tril(known - length)

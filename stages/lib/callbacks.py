@@ -62,11 +62,13 @@ class SafeCheckpoints(TrainerCallback):
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark the checkpoint that was just written, by all processes."""
+        """Mark the checkpoint that was just written, by all processes, and drop what it replaces."""
         everyone = args.distributed_state
         everyone.wait_for_everyone()
         if state.is_world_process_zero:
-            checkpoints.mark_complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+            folder = Path(str(args.output_dir))
+            checkpoints.mark_complete(folder / f"checkpoint-{state.global_step}")
+            checkpoints.drop_older(folder, state.best_model_checkpoint)
         everyone.wait_for_everyone()  # the first to leave would have the others ended
         if received := self._received_by_any(args):
             raise Stopped(received)

@@ -19,6 +19,7 @@ from typing import Any
 from stages.lib import artifacts
 from stages.lib.errors import UserError, warn
 
+STATE = "trainer_state.json"  # Trainer's, in each checkpoint
 COMPLETE = "complete.json"  # written last: the hashes of every file of the checkpoint
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes")
 
@@ -75,14 +76,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 def is_finished(checkpoint: Path, steps: int) -> bool:
     """Whether training had come to its end there, by its number of steps or by early stopping."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     control = state["stateful_callbacks"]["TrainerControl"]["args"]
     return bool(state["global_step"] >= steps or control["should_training_stop"])
 
 
 def batch_size(folder: Path) -> int | None:
     """Rows of a forward pass in the run that left checkpoints here; all of them have the same."""
-    for file in folder.glob("checkpoint-*/trainer_state.json"):
+    for file in folder.glob(f"checkpoint-*/{STATE}"):
         try:
             return int(json.loads(file.read_text(encoding="utf-8"))["train_batch_size"])
         except (OSError, ValueError, KeyError, TypeError):  # half written
@@ -98,21 +99,43 @@ def mark_complete(checkpoint: Path) -> None:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint that is complete and intact; others are passed over, with a sentence."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for checkpoint in found:
-        if _intact(checkpoint):
+    """The newest checkpoint that is complete and intact, and so is the best one that it names.
+
+    Newer ones are passed over, with a sentence, and removed: the next ones are numbered like them, and Trainer keeps
+    the highest number whatever it holds.
+    """
+    found = (path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal())
+    for checkpoint in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        if not _intact(checkpoint):
+            warn(f"{checkpoint} is incomplete or damaged and is passed over.")
+        elif (best := _best(checkpoint)) is not None and not _intact(best):
+            warn(f"{checkpoint} is passed over: {best}, the best before it, is incomplete or damaged.")
+        else:
             return checkpoint
-        warn(f"{checkpoint} is incomplete or damaged and is passed over.")
+        shutil.rmtree(checkpoint)
     return None
 
 
 def _intact(checkpoint: Path) -> bool:
     try:
         expected = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
-        return all(artifacts.sha256(checkpoint / name) == digest for name, digest in expected.items())
+        same = all(artifacts.sha256(checkpoint / name) == digest for name, digest in expected.items())
     except (OSError, ValueError):
         return False
+    return same and STATE in expected
+
+
+def _best(checkpoint: Path) -> Path | None:
+    """The best checkpoint so far, which training loads at its end."""
+    named = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["best_model_checkpoint"]
+    return Path(named) if named else None
+
+
+def drop_older(folder: Path, best: str | None) -> None:
+    """Keep the newest checkpoint and the best; only once the newest is whole, lest a kill leave neither."""
+    from transformers.trainer_utils import rotate_checkpoints
+
+    rotate_checkpoints(str(folder), save_total_limit=2, best_model_checkpoint=best)
 
 
 def discard(folder: Path) -> None:

@@ -120,9 +120,9 @@ def report(findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def padding(lengths: Sequence[int] | NDArray[Any], batch_size: int, width: int | None = None) -> float:
-    """The share of padding, when rows of these lengths are batched at random and padded to the longest of the batch.
+    """The share of padding, when rows of these lengths are batched at random and padded to `width` or the longest.
 
-    Or to `width`, if there is one. Exact in expectation: the longest of k rows out of n is the i-th shortest or shorter with the probability
+    Exact in expectation: the longest of k rows out of n is the i-th shortest or shorter with the probability
     C(i, k) / C(n, k).
     """
     rows = np.sort(np.asarray(lengths, dtype=np.float64))

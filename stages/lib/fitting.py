@@ -75,7 +75,7 @@ def plan(base: Path, rows: Packed, adapter: Any, state: Path, params: TrainParam
 
     drawing = memory.drawing(AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False))
     methods.freeze(drawing, params)
-    with adapters.errors_in_words(drawing):
+    with adapters.errors_in_words(drawing, adapter):
         demand = memory.demand(
             drawing,
             adapter,

@@ -12,6 +12,7 @@ def checkpoint(folder: Path, step: int, whole: bool = True) -> Path:
     made = folder / f"checkpoint-{step}"
     made.mkdir(parents=True)
     (made / "model.safetensors").write_bytes(bytes([step]))
+    (made / "trainer_state.json").write_text('{"best_model_checkpoint": null}')
     if whole:
         checkpoints.mark_complete(made)
     return made
@@ -25,7 +26,7 @@ def test_the_newest_complete_checkpoint_wins(tmp_path: Path) -> None:
     assert checkpoints.latest(tmp_path) == newest
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "marker"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "marker", "nothing listed"])
 def test_a_damaged_checkpoint_is_passed_over_with_a_sentence(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -35,10 +36,11 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_sentence(
     elif damage == "missing":
         (newer / "model.safetensors").unlink()
     else:
-        (newer / checkpoints.COMPLETE).write_text("{")
+        (newer / checkpoints.COMPLETE).write_text("{" if damage == "marker" else "{}")
 
     assert checkpoints.latest(tmp_path) == older
     assert f"{newer} is incomplete or damaged" in capsys.readouterr().err
+    assert not newer.exists()
 
 
 def test_no_checkpoint_means_a_fresh_start(tmp_path: Path) -> None:
