@@ -229,7 +229,7 @@ ROWS = [{"a": "1", "b": "退款 [{"}, {"a": 'quote " and \\\\ and \n', "b": "é"
 
 
 def packed(data, ending):
-    return gzip.compress(data, mtime=0) if ending == ".gz" else pa.compress(data, codec="zstd", asbytes=True)
+    return gzip.compress(data, mtime=0, mtime=0) if ending == ".gz" else pa.compress(data, codec="zstd", asbytes=True)
 
 
 def as_bytes(form, rows):
@@ -375,13 +375,13 @@ def test_commas_after_lines_are_named_on_each(tmp_path):
     [
         ("a.json", b"PK\x03\x04....", "the file is a zip archive (as .xlsx and .docx are), not JSON"),
         ("a.csv", b"PK\x03\x04....", "the file is a zip archive (as .xlsx and .docx are), not CSV"),
-        ("a.jsonl", gzip.compress(b"{}"), "the file is compressed with gzip, not JSONL"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), "the file is compressed with gzip, not JSONL"),
         ("a.json", b"%PDF-1.7", "the file is a PDF, not JSON"),
         ("a.json", b"Hello team,\nsee below", 'not JSON: the file begins with "Hello team, see belo" (column 1)'),
         ("a.json.gz", b'{"a": 1}', "the file is not compressed with gzip"),
         ("a.json.zst", b'{"a": 1}' * 9, "the file is not compressed with zstd"),
-        ("a.json.gz", gzip.compress(b'[{"a": "1"}]')[:-9], "the compressed file is cut off"),
-        ("a.json.gz", gzip.compress(b'[{"a": "1"}]')[:-4] + b"1234", "the gzip file is damaged"),
+        ("a.json.gz", gzip.compress(b'[{"a": "1"}]', mtime=0)[:-9], "the compressed file is cut off"),
+        ("a.json.gz", gzip.compress(b'[{"a": "1"}]', mtime=0)[:-4] + b"1234", "the gzip file is damaged"),
         ("a.parquet", b"a,b\n1,2\n" * 9, "the file is no Parquet file"),
     ],
 )
