@@ -229,7 +229,7 @@ ROWS = [{"a": "1", "b": "退款 [{"}, {"a": 'quote " and \\\\ and \n', "b": "é"
 
 
 def packed(data, ending):
-    return gzip.compress(data, mtime=0, mtime=0) if ending == ".gz" else pa.compress(data, codec="zstd", asbytes=True)
+    return gzip.compress(data, mtime=0) if ending == ".gz" else pa.compress(data, codec="zstd", asbytes=True)
 
 
 def as_bytes(form, rows):
