@@ -146,7 +146,10 @@ def test_two_processes_train_as_one_and_go_on_after_a_kill_as_if_nothing_had_bee
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the children of a process")
 def test_weights_in_shares_give_the_same_curve_and_are_saved_whole_after_a_signal(folder: Path) -> None:
-    """FSDP2, every weight trained. Stopped by SIGTERM, both processes save the same step."""
+    """FSDP2, every weight trained. Stopped by SIGTERM, both processes save the same step.
+
+    Then training comes to its end and fails to write the outcome: what the checkpoint holds is written the next time.
+    """
     yaml = YAML(typ="safe", pure=True)
     config = yaml.load((ROOT / "configs/fsdp2-8.yaml").read_text(encoding="utf-8")) | {"num_processes": 2}
     (folder / "two.yaml").write_text(json.dumps(config))
@@ -164,9 +167,18 @@ def test_weights_in_shares_give_the_same_curve_and_are_saved_whole_after_a_signa
     assert process.returncode == 128 + signal.SIGTERM, errors
     assert errors.count("stopped by SIGTERM; saved") == 1
     assert "Traceback" not in errors
+    template = folder / "data/packed/template.json"
+    content = template.read_text()
+    template.write_text("{}")
+    _, errors = (process := start(folder, **together)).communicate(timeout=120)
+    assert process.returncode == 1
+    assert "KeyError: 'chat_template'" in errors
+    steps = len((folder / "reports/runtime/train_live.csv").read_text().splitlines())
+    template.write_text(content)
     told = run(folder, **together)
 
     assert "resuming" in told
+    assert len((folder / "reports/runtime/train_live.csv").read_text().splitlines()) == steps  # no step more
     assert curves(folder) == pytest.approx(alone, abs=1e-5)
     whole = load_file(folder / "models/adapter/model.safetensors")
     assert {name: value.shape for name, value in whole.items()} == shapes
