@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.lib import adapters, artifacts, checkpoints, diagnosis, experiments, launch, runtime
+from stages.lib import adapters, artifacts, checkpoints, diagnosis, experiments, launch, passthrough, runtime
 from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load, load_seed
 from stages.lib.pinned import BASE, MANIFEST, Pinned, load_pinned
@@ -59,9 +59,7 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
         UserError: when there is nothing to train, the base or device cannot do what params ask, or memory runs out.
         Stopped: on SIGTERM or Ctrl-C, after a checkpoint was saved.
     """
-    from transformers import PrinterCallback
-
-    from stages.lib import attention, callbacks, fitting, low_rank, methods, models
+    from stages.lib import attention, callbacks, fitting, methods, models
     from stages.lib import packed as packed_rows
     from stages.lib.trainer import LayoutCollator, PackedCollator, PackedTrainer
 
@@ -85,56 +83,35 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
         model = methods.prepare(pinned, base, params, dtype, packs=packs)
         laid_out = attention.lays_out(model)
         width = manifest["max_length"] if params.compile else None
-        with adapters.errors_in_words(model, adapter):
-            trainer = PackedTrainer(
-                weighted=rows.weighted,
-                rate_of_b=params.lora.lr_ratio,
-                model=model,
-                args=_arguments(state, params, plan, seed, dtype, judged=validation is not None),
-                train_dataset=rows.rows,
-                eval_dataset=validation.rows if validation else None,
-                data_collator=LayoutCollator() if laid_out else PackedCollator(manifest["pad_token_id"], width),
-                processing_class=models.load_tokenizer(base),
-                peft_config=adapter,
-                callbacks=[
-                    callbacks.Divergence(),
-                    progress,
-                    callbacks.LiveCurve(live, progress),
-                    callbacks.SafeCheckpoints(),
-                    *_early_stopping(params, validation is not None),
-                ],
-            )
-        trainer.remove_callback(PrinterCallback)
-        if params.launch.processes > 1:
-            trainer.add_callback(callbacks.SeveralProcesses())
-        if params.method == "qlora":
-            methods.keep_adapter_in_fp32(trainer.model)
-        if adapter is not None and not params.compile and not launch.shards(launch.settings(params.launch)):
-            low_rank.speed_up(trainer.model)
+        trainer = PackedTrainer(
+            weighted=rows.weighted,
+            rate_of_b=params.lora.lr_ratio,
+            model=model,
+            args=_arguments(state, params, plan, seed, dtype, judged=validation is not None),
+            train_dataset=rows.rows,
+            eval_dataset=validation.rows if validation else None,
+            data_collator=LayoutCollator() if laid_out else PackedCollator(manifest["pad_token_id"], width),
+            processing_class=models.load_tokenizer(base),
+            peft_config=adapter,
+            callbacks=[
+                callbacks.Divergence(),
+                progress,
+                callbacks.LiveCurve(live, progress),
+                callbacks.SafeCheckpoints(),
+                *_early_stopping(params, validation is not None),
+                *([callbacks.SeveralProcesses()] if params.launch.processes > 1 else []),
+            ],
+        )
+        methods.complete(trainer.model, params)
         beginning = adapters.Beginning(trainer.model) if adapter is not None else None
         if params.find_batch_size and fitting.tries(state):
             fit = trainer.find_batch(fit, rows.heaviest(fit.batch_size))
     with fitting.memory_errors_in_words(fit, params.method):
         _run(trainer, state, plan)
     _save(trainer, pinned, base, template, out, params.method, beginning)
-    history = trainer.state.log_history
-    losses, judgements = callbacks.curve(history, "loss"), callbacks.curve(history, "eval_loss")
-    train_loss = [
-        {"step": one["step"], "loss": one["loss"], "lr": one["learning_rate"], "grad_norm": one["grad_norm"]}
-        for one in losses
-    ]
-    eval_loss = [{"step": one["step"], "loss": one["eval_loss"]} for one in judgements]
     padding = 0.0 if laid_out else diagnosis.padding(rows.lengths, params.batch_size, width)
     facts = _facts(params, manifest, trainer.state.global_step / plan.steps_per_epoch, padding)
-    said = diagnosis.diagnose(diagnosis.Curves.of(train_loss, eval_loss), facts)
-    return Tuned(
-        metrics=_metrics(trainer, losses, judgements, plan, params) | {"diagnosis": diagnosis.report(said)},
-        train_loss=train_loss,
-        eval_loss=eval_loss,
-        tokens_per_second=progress.speed(trainer.state.global_step),
-        device=str(trainer.args.device) + (f" × {params.launch.processes}" if params.launch.processes > 1 else ""),
-        memory=fit.figures(),
-    )
+    return _tuned(trainer, params, plan, facts, progress.speed(trainer.state.global_step), fit.figures())
 
 
 def plan_steps(rows: int, params: TrainParams) -> Plan:
@@ -157,6 +134,8 @@ def _refuse_impossible(params: TrainParams, dtype: Any) -> None:
             "params.yaml: train.find_batch_size is for one process: several might find different ones. Set it to "
             "false, and train.batch_size to what one GPU can hold."
         )
+    if params.more.get("activation_offloading") and models.device().type == "cpu":
+        raise UserError("params.yaml: train.more.activation_offloading needs a GPU. Take it out.")
     if dtype == torch.float16 and models.device().type == "cpu":
         raise UserError("params.yaml: train.precision is fp16, which needs a GPU. Set it to auto, fp32 or bf16.")
     if dtype == torch.bfloat16 and not models.computes_in_bf16(models.device()):
@@ -219,7 +198,10 @@ def _arguments(state: Path, params: TrainParams, plan: Plan, seed: int, dtype: A
             "cosine_with_min_lr": {"min_lr_rate": 0.1},
             "warmup_stable_decay": {"num_decay_steps": math.ceil(plan.steps / 5)},
         }.get(params.scheduler)
-    return adapters.configured(SFTConfig, own, params.more, "train.more")
+    arguments = passthrough.configured(SFTConfig, own, params.more, "train.more")
+    if arguments.torch_compile != params.compile:  # a backend or a mode alone switches it on
+        raise UserError("params.yaml: train.more says how to compile, but train.compile is false. Set it to true.")
+    return arguments
 
 
 def _run(trainer: Any, state: Path, plan: Plan) -> None:
@@ -240,7 +222,7 @@ def _restore(trainer: Any, finished: Path) -> None:
     from transformers import TrainerState
 
     trainer.state = TrainerState.load_from_json(str(finished / "trainer_state.json"))
-    best = trainer.state.best_model_checkpoint or str(finished)
+    best = str(checkpoints.best(finished) or finished)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer._prepare_for_training(trainer.state.max_steps, trainer.get_train_dataloader(), best)
     else:
@@ -283,14 +265,43 @@ def _save(
     models.save_origin(pinned, method, out)
 
 
+def _tuned(
+    trainer: Any,
+    params: TrainParams,
+    plan: Plan,
+    facts: diagnosis.Facts,
+    tokens_per_second: float,
+    memory: dict[str, Any],
+) -> Tuned:
+    """Curves, what they say, and the figures of reports/train.json."""
+    from stages.lib import callbacks
+
+    history = trainer.state.log_history
+    losses, judgements = callbacks.curve(history, "loss"), callbacks.curve(history, "eval_loss")
+    train_loss = [
+        {"step": one["step"], "loss": one["loss"], "lr": one["learning_rate"], "grad_norm": one["grad_norm"]}
+        for one in losses
+    ]
+    eval_loss = [{"step": one["step"], "loss": one["eval_loss"]} for one in judgements]
+    said = diagnosis.diagnose(diagnosis.Curves.of(train_loss, eval_loss), facts)
+    return Tuned(
+        metrics=_metrics(trainer, train_loss, eval_loss, plan, params) | {"diagnosis": diagnosis.report(said)},
+        train_loss=train_loss,
+        eval_loss=eval_loss,
+        tokens_per_second=tokens_per_second,
+        device=str(trainer.args.device) + (f" × {params.launch.processes}" if params.launch.processes > 1 else ""),
+        memory=memory,
+    )
+
+
 def _metrics(
-    trainer: Any, losses: list[dict[str, Any]], judgements: list[dict[str, Any]], plan: Plan, params: TrainParams
+    trainer: Any, train_loss: list[dict[str, Any]], eval_loss: list[dict[str, Any]], plan: Plan, params: TrainParams
 ) -> dict[str, Any]:
     """The content of reports/train.json."""
     from transformers.trainer_pt_utils import get_model_param_count
 
     steps = trainer.state.global_step
-    closing = losses[-max(1, len(losses) // 10) :]
+    closing = train_loss[-max(1, len(train_loss) // 10) :]
     best = trainer.state.best_global_step or steps
     return artifacts.finite(
         {
@@ -299,7 +310,7 @@ def _metrics(
             "steps_planned": plan.steps,
             "stopped_early": steps < plan.steps,
             "train_loss": sum(one["loss"] for one in closing) / len(closing),
-            "eval_loss": next((one["eval_loss"] for one in judgements if one["step"] == best), None),
+            "eval_loss": next((one["loss"] for one in eval_loss if one["step"] == best), None),
             "best_step": best,
             "trainable_parameters": get_model_param_count(trainer.model, trainable_only=True),
         }
@@ -344,7 +355,7 @@ def main() -> None:
     from stages.lib import attention, methods, models
 
     models.hush()  # before trainer imports TRL, and that bitsandbytes
-    from stages.lib import callbacks, low_rank, trainer  # noqa: F401  # the fingerprint covers what is loaded by then
+    from stages.lib import callbacks, trainer  # noqa: F401  # the fingerprint covers what is loaded by then
 
     told = launch.settings(params.launch)
     if params.method == "qlora" and launch.shards(told):

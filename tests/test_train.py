@@ -181,6 +181,29 @@ def test_weights_that_are_frozen_stay_as_they_are(llama: Path, tmp_path: Path) -
             {"lora": workspace.LORA | {"more": {"layers_to_transform": [1]}}},
             r"train\.lora was refused: `layers_to_transform`",
         ),
+        ({"lora": workspace.LORA | {"init_lora_weights": "orthogonal", "r": 5}}, r"r is 5, .* an even number\. Take 6"),
+        (
+            {"lora": workspace.LORA | {"more": {"rank_pattern": "x"}}},
+            r"train\.lora\.more\.rank_pattern is 'x', and should be a valid dictionary",
+        ),
+        (
+            {"lora": workspace.LORA | {"more": {"rank_pattern": {"q_proj": "x"}}}},
+            r"params\.yaml: train\.lora was refused: ",
+        ),
+        (
+            {"lora": workspace.LORA | {"more": {"inference_mode": True}}},
+            r"train\.lora\.more holds inference_mode, but Retune writes what the adapter is",
+        ),
+        ({"more": {"loss_type": "dft"}}, r"train\.more holds loss_type, but the loss is Retune's"),
+        ({"more": {"padding_free": True}}, r"train\.more holds padding_free, but rows are made, packed"),
+        ({"more": {"adam_beta2": "x"}}, r"train\.more\.adam_beta2 is 'x', and should be a valid number"),
+        ({"more": {"adam_beta2": 2.0}}, r"train\.optimizer, or a setting of it in train\.more, was refused: .*beta"),
+        (
+            {"more": {"lr_scheduler_kwargs": {"speed": 3}}},
+            r"train\.scheduler, or a setting of it in train\.more, was refused: .*'speed'",
+        ),
+        ({"more": {"torch_compile_mode": "default"}}, r"says how to compile, but train\.compile is false"),
+        ({"more": {"activation_offloading": True}}, r"activation_offloading needs a GPU"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_a_sentence(
@@ -698,6 +721,37 @@ def test_a_checkpoint_goes_only_when_the_one_that_replaces_it_is_whole(
     newest = checkpoints.latest(tmp_path / "state")
     assert newest is not None
     assert newest.name == "checkpoint-8"
+
+
+@pytest.mark.parametrize(("ends", "newest"), [("killed", "checkpoint-8"), ("not saved", "checkpoint-12")])
+def test_a_run_that_was_moved_still_knows_its_best_checkpoint(
+    llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ends: str,
+    newest: str,
+) -> None:
+    """With its clone, say."""
+    # At this rate no judgement beats the first, so the best checkpoint is the oldest.
+    settings: dict[str, Any] = {"max_steps": 12, "lr": STANDSTILL, "early_stopping": None}
+    whole = tune(llama, tmp_path / "whole", **settings)
+    with monkeypatch.context() as dying:
+        if ends == "killed":
+            kill_after(dying, 11)
+        else:
+            dying.setattr(stage, "_save", fail_to_save)
+        with pytest.raises((Killed, OSError)):
+            tune(llama, tmp_path / "died", tmp_path / "state", **settings)
+    (tmp_path / "state").rename(tmp_path / "moved")
+
+    resumed = tune(llama, tmp_path / "resumed", tmp_path / "moved", **settings)
+
+    assert f"resuming moved at {newest}" in capsys.readouterr().out
+    assert resumed.metrics == whole.metrics
+    assert resumed.metrics["best_step"] < 8
+    for file in sorted((tmp_path / "whole").iterdir()):
+        assert file.read_bytes() == (tmp_path / "resumed" / file.name).read_bytes(), file.name
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """Adapters as peft makes them: made from params, and saved so that they load on the plain base, on any machine."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields
+import copy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from stages.lib import artifacts
+from stages.lib import artifacts, passthrough
 from stages.lib.errors import UserError
 from stages.lib.pinned import Pinned
 from stages.params.train import LoraParams
@@ -22,7 +20,7 @@ def config(params: LoraParams) -> "LoraConfig":
     """What peft is told.
 
     Raises:
-        UserError: as `configured`.
+        UserError: as `passthrough.configured`.
     """
     from peft import LoraConfig
 
@@ -37,66 +35,62 @@ def config(params: LoraParams) -> "LoraConfig":
         "init_lora_weights": params.init_lora_weights if params.init_lora_weights != "default" else True,
         "task_type": "CAUSAL_LM",
     }
-    return configured(LoraConfig, own, params.more, "train.lora.more")
+    return passthrough.configured(LoraConfig, own, params.more, "train.lora.more")
 
 
-def configured(kind: Callable[..., Any], own: dict[str, Any], more: dict[str, Any], place: str) -> Any:
-    """A library's configuration: what our params say, and what else the user hands on to it as it is.
+def drawn(drawing: Any, adapter: "LoraConfig") -> Any:
+    """The drawing of a model with the adapter in it: params that do not fit the model show before it is loaded.
 
     Raises:
-        UserError: it does not know a setting, refuses its value, or another param of ours sets it.
+        UserError: what the params name is not there, or they ask for what its layers cannot give.
     """
-    known = {field.name for field in fields(kind) if field.init}  # type: ignore[arg-type]
-    for name in more:
-        if name in own:
-            raise UserError(f"params.yaml: {place} holds {name}, which another param sets. Take it out there.")
-        if name not in known:
-            raise UserError(f"params.yaml: {place} holds {name}, which {kind.__name__} does not know.")
+    import torch
+    from peft import get_peft_model
+
+    _require_saved(drawing, adapter)
+    kinds = ("Linear", "Conv1D")
+    names = {name.rpartition(".")[2] for name, module in drawing.named_modules() if type(module).__name__ in kinds}
+    without_values = copy.deepcopy(adapter)
+    without_values.init_lora_weights = False  # PiSSA and the like would look at the weights
     try:
-        return kind(**own, **more)
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            made = get_peft_model(drawing, without_values)
     except (ValueError, TypeError) as error:
-        raise UserError(f"params.yaml: {place.removesuffix('.more')} was refused: {error}") from None
-
-
-@contextmanager
-def errors_in_words(model: Any, adapter: "LoraConfig | None") -> Iterator[None]:
-    """Name the modules that the model has when params name others."""
-    _require_saved(model, adapter)
-    kinds = ("Linear", "Linear4bit", "Conv1D")
-    names = {name.rpartition(".")[2] for name, module in model.named_modules() if type(module).__name__ in kinds}
-    try:
-        yield
-    except ValueError as error:
         if "arget modules" not in str(error) and "lm_head" not in str(error):
-            raise
+            raise UserError(f"params.yaml: train.lora was refused: {error}") from None
         raise UserError(
             "params.yaml: train.lora.target_modules matches nothing that can be tuned in this model. It has "
             f"{', '.join(sorted(names - {'lm_head'}))}. Name some of these in a list, write one regular expression "
             "that matches whole module paths, or use all-linear."
         ) from None
+    _require_ranks(made, str(adapter.init_lora_weights))
+    return made
 
 
-def _require_saved(model: Any, adapter: "LoraConfig | None") -> None:
+def _require_saved(drawing: Any, adapter: "LoraConfig") -> None:
     """Peft passes over names that match nothing."""
-    for name in (adapter and adapter.modules_to_save) or []:
-        if not any(known.endswith(name) for known, _ in model.named_modules()):
-            known = sorted({known.rpartition(".")[2] for known, module in model.named_modules() if _is_leaf(module)})
+    for name in adapter.modules_to_save or []:
+        if not any(known.endswith(name) for known, _ in drawing.named_modules()):
+            known = sorted({known.rpartition(".")[2] for known, module in drawing.named_modules() if _is_leaf(module)})
             raise UserError(
                 f"params.yaml: train.lora.modules_to_save names {name}, which this model does not have. It has "
                 f"{', '.join(known)}."
             )
 
 
-def _require_width(model: Any) -> None:
-    """These beginnings are parts of the layer's own matrix, and there are no more than it is wide."""
-    kind, rank = model.peft_config["default"].init_lora_weights, model.peft_config["default"].r
-    layers = [(name, one) for name, one in model.named_modules() if hasattr(one, "lora_A") and one.lora_A]
-    name, layer = min(layers, key=lambda one: min(one[1].in_features, one[1].out_features))
-    if rank > (width := min(layer.in_features, layer.out_features)):
-        raise UserError(
-            f"params.yaml: train.lora.r is {rank}, but {name.rpartition('.')[2]} is only {width} wide, and "
-            f"init_lora_weights {kind} can give no more. Lower r to {width}, or choose another init_lora_weights."
-        )
+def _require_ranks(drawing: Any, kind: str) -> None:
+    """Some beginnings are parts of the layer's own matrix, and there are no more than it is wide; one is of pairs."""
+    layers = [(name, layer) for name, layer in drawing.named_modules() if getattr(layer, "lora_A", None)]
+    for name, layer in sorted(layers, key=lambda one: min(one[1].in_features, one[1].out_features)):
+        rank, width = layer.r["default"], min(layer.in_features, layer.out_features)
+        where = f"params.yaml: train.lora.r is {rank}"
+        if kind == "orthogonal" and rank % 2:
+            raise UserError(f"{where}, and init_lora_weights orthogonal needs an even number. Take {rank + 1}.")
+        if kind.startswith(CHANGES_BASE) and rank > width:
+            raise UserError(
+                f"{where}, but {name.rpartition('.')[2]} is only {width} wide, and init_lora_weights {kind} can give "
+                f"no more. Lower r to {width}, or choose another init_lora_weights."
+            )
 
 
 def _is_leaf(module: Any) -> bool:
@@ -114,7 +108,6 @@ class Beginning:
     def __init__(self, model: Any) -> None:
         self.folder: TemporaryDirectory[str] | None = None
         if str(model.peft_config["default"].init_lora_weights).startswith(CHANGES_BASE):
-            _require_width(model)
             self.folder = TemporaryDirectory(prefix="retune-")
             model.save_pretrained(str(self.path), save_embedding_layers=False)
 

@@ -53,6 +53,11 @@ class SafeCheckpoints(TrainerCallback):
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Name the best checkpoint where it lies now: a resumed state has the path of when it was saved."""
+        if state.best_global_step:
+            state.best_model_checkpoint = str(checkpoints.named(Path(str(args.output_dir)), state.best_global_step))
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
@@ -67,7 +72,7 @@ class SafeCheckpoints(TrainerCallback):
         everyone.wait_for_everyone()
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir))
-            checkpoints.mark_complete(folder / f"checkpoint-{state.global_step}")
+            checkpoints.mark_complete(checkpoints.named(folder, state.global_step))
             checkpoints.drop_older(folder, state.best_model_checkpoint)
         everyone.wait_for_everyone()  # the first to leave would have the others ended
         if received := self._received_by_any(args):

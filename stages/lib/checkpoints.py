@@ -108,8 +108,8 @@ def latest(folder: Path) -> Path | None:
     for checkpoint in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         if not _intact(checkpoint):
             warn(f"{checkpoint} is incomplete or damaged and is passed over.")
-        elif (best := _best(checkpoint)) is not None and not _intact(best):
-            warn(f"{checkpoint} is passed over: {best}, the best before it, is incomplete or damaged.")
+        elif (best_before := best(checkpoint)) is not None and not _intact(best_before):
+            warn(f"{checkpoint} is passed over: {best_before}, the best before it, is incomplete or damaged.")
         else:
             return checkpoint
         shutil.rmtree(checkpoint)
@@ -125,10 +125,15 @@ def _intact(checkpoint: Path) -> bool:
     return same and STATE in expected
 
 
-def _best(checkpoint: Path) -> Path | None:
-    """The best checkpoint so far, which training loads at its end."""
-    named = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["best_model_checkpoint"]
-    return Path(named) if named else None
+def best(checkpoint: Path) -> Path | None:
+    """The best checkpoint so far, which training loads at its end; beside this one, wherever the folder was moved."""
+    step = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["best_global_step"]
+    return named(checkpoint.parent, step) if step else None
+
+
+def named(folder: Path, step: int) -> Path:
+    """Where Trainer puts the checkpoint of a step."""
+    return folder / f"checkpoint-{step}"
 
 
 def drop_older(folder: Path, best: str | None) -> None:

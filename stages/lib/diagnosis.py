@@ -126,13 +126,17 @@ def padding(lengths: Sequence[int] | NDArray[Any], batch_size: int, width: int |
     C(i, k) / C(n, k).
     """
     rows = np.sort(np.asarray(lengths, dtype=np.float64))
-    count, size = len(rows), min(batch_size, len(rows))
+    return float(1 - rows.mean() / (width or _longest(rows, min(batch_size, len(rows)))))
+
+
+def _longest(rows: Values, size: int) -> float:
+    """The expected longest of `size` of these lengths, which are sorted."""
+    count = len(rows)
     rank = np.arange(1, count + 1)
     at_most = np.ones(count)
     for taken in range(size):
         at_most *= np.clip(rank - taken, 0, None) / (count - taken)
-    longest = width or float(rows @ np.diff(at_most, prepend=0.0))
-    return float(1 - rows.mean() / longest)
+    return float(rows @ np.diff(at_most, prepend=0.0))
 
 
 def _diverging(curves: Curves, facts: Facts) -> str:

@@ -70,23 +70,27 @@ def plan(base: Path, rows: Packed, adapter: Any, state: Path, params: TrainParam
         state: where checkpoints of an earlier run may lie.
         params: of the stage.
         dtype: what training computes in.
+
+    Raises:
+        UserError: as `methods.freeze` and `adapters.drawn`.
     """
     from transformers import AutoConfig
 
     drawing = memory.drawing(AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False))
     methods.freeze(drawing, params)
-    with adapters.errors_in_words(drawing, adapter):
-        demand = memory.demand(
-            drawing,
-            adapter,
-            method=params.method,
-            compute=dtype,
-            optimizer=params.optimizer,
-            device=models.device().type,
-            length=int(rows.lengths.max()),
-            trained=rows.trained.tolist(),
-            document=rows.document,
-        )
+    if adapter is not None:
+        drawing = adapters.drawn(drawing, adapter)
+    demand = memory.demand(
+        drawing,
+        adapter,
+        method=params.method,
+        compute=dtype,
+        optimizer=params.optimizer,
+        device=models.device().type,
+        length=int(rows.lengths.max()),
+        trained=rows.trained.tolist(),
+        document=rows.document,
+    )
     former = checkpoints.batch_size(state) if params.find_batch_size else None
     sizes = divisors(params.batch_size) if params.find_batch_size else [params.batch_size]
     fit = choose(

@@ -6,7 +6,6 @@ square of the length; a frozen linear layer keeps no input, one with an adapter 
 positions only.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -112,7 +111,7 @@ def demand(
     """What training takes.
 
     Args:
-        model: a `drawing`, which the adapter is put into.
+        model: a `drawing`, with the adapter in it.
         adapter: peft's config of the adapter; None for method full.
         method: lora, qlora or full.
         compute: the type that the model computes in.
@@ -121,13 +120,8 @@ def demand(
         length: tokens of the longest packed row.
         trained: trained tokens of each packed row.
         document: tokens of an example, on average.
-
-    Raises:
-        ValueError: of peft, when the adapter does not go with the model.
     """
     config = model.config.get_text_config()
-    if adapter is not None:
-        model = _adapted(model, adapter)
     stream = compute.itemsize if method == "lora" else 4  # of what flows from layer to layer
     weights = sum(weight.numel() for weight in model.parameters())
     learned = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -153,15 +147,6 @@ def demand(
         length=length,
         trained=sorted(trained, reverse=True),
     )
-
-
-def _adapted(model: Any, adapter: Any) -> Any:
-    from peft import get_peft_model
-
-    adapter = copy.deepcopy(adapter)
-    adapter.init_lora_weights = False  # PiSSA and the like would look at the weights
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return get_peft_model(model, adapter)
 
 
 def _linears(model: Any) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stages.lib import attention, models
+from stages.lib import attention, launch, low_rank, models
 from stages.lib.errors import UserError
 from stages.lib.pinned import Pinned
 from stages.params.train import TrainParams
@@ -69,7 +69,15 @@ def liger() -> str | None:
     return importlib.metadata.version("liger_kernel") if is_usable else None
 
 
-def keep_adapter_in_fp32(model: Any) -> None:
+def complete(model: Any, params: TrainParams) -> None:
+    """Once the adapter is in: keep it exact beside a base in 4 bits, and its layers fast where they are plain."""
+    if params.method == "qlora":
+        _keep_adapter_in_fp32(model)
+    if params.method != "full" and not params.compile and not launch.shards(launch.settings(params.launch)):
+        low_rank.speed_up(model)
+
+
+def _keep_adapter_in_fp32(model: Any) -> None:
     """Undo TRL's rounding of a quantized base's adapter to bf16.
 
     In bf16 an update smaller than a 250th of the weight is lost, and peft loads checkpoints as fp32 in any case: a

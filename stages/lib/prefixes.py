@@ -92,8 +92,8 @@ def _place(
     Args:
         shared: how many tokens each document but the last shares with the next.
     """
-    ends = [place for place, tokens in enumerate(shared) if tokens < depth + WORTH]
-    for first, last in zip([0, *(end + 1 for end in ends)], [*(end + 1 for end in ends), len(documents)], strict=True):
+    cuts = [place for place, tokens in enumerate(shared, start=1) if tokens < depth + WORTH]
+    for first, last in pairwise([0, *cuts, len(documents)]):
         together, within = documents[first:last], shared[first : last - 1]
         name, document = together[0]
         stop = min(within, default=len(document.ids))

@@ -11,9 +11,10 @@ from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset, concatenate_datasets
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Sampler, SequentialSampler
+from transformers import PrinterCallback
 from trl import SFTTrainer
 
-from stages.lib import attention, fitting
+from stages.lib import attention, checkpoints, fitting, passthrough
 from stages.lib.fitting import Fit
 from stages.lib.labels import IGNORED
 from stages.lib.logits import logits_at
@@ -53,12 +54,14 @@ class PackedCollator:
         batch: dict[str, list[Any]] = {name: [] for name in names}
         for row in rows:
             missing = width - len(row["input_ids"])
-            lengths = [*row["seq_lengths"], *([missing] if missing else [])]
+            lengths, weights = list(row["seq_lengths"]), list(row["weights"])
+            if missing:
+                lengths.append(missing)
+                weights.append(0.0)
             batch["input_ids"].append([*row["input_ids"], *[self.pad_id] * missing])
             batch["labels"].append([*row["labels"], *[IGNORED] * missing])
             batch["position_ids"].append([position for length in lengths for position in range(length)])
-            weights = zip(lengths, [*row["weights"], 0.0], strict=False)
-            batch["weights"].append([weight for length, weight in weights for _ in range(length)])
+            batch["weights"].append(np.repeat(weights, lengths).tolist())
             batch["documents"].append(lengths)
         documents = batch.pop("documents")
         return {name: torch.tensor(values) for name, values in batch.items()} | {"documents": documents}
@@ -113,6 +116,7 @@ class PackedTrainer(SFTTrainer):
         self.weighted = weighted
         self.rate_of_b = rate_of_b
         super().__init__(**settings)
+        self.remove_callback(PrinterCallback)
         # Deterministic algorithms fill new memory, to show up whoever reads what was never written: 5 % of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it is a property
 
@@ -133,19 +137,25 @@ class PackedTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Trainer takes the best checkpoint for lost when its folder is not there yet, as with the shards of FSDP.
-        Path(str(self.args.output_dir), f"checkpoint-{self.state.global_step}").mkdir(parents=True, exist_ok=True)
+        checkpoints.named(Path(str(self.args.output_dir)), self.state.global_step).mkdir(parents=True, exist_ok=True)
         super()._save_checkpoint(model, trial)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer that the arguments name; with other rates for A and B it is peft that sorts the weights."""
-        if self.rate_of_b != 1 and self.optimizer is None:
-            from peft.optimizers import create_loraplus_optimizer
+        with passthrough.refusals("train.optimizer, or a setting of it in train.more,"):
+            if self.rate_of_b != 1 and self.optimizer is None:
+                from peft.optimizers import create_loraplus_optimizer
 
-            tuned: Any = model or self.model
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, tuned)
-            settings |= {"loraplus_lr_ratio": self.rate_of_b, "loraplus_weight_decay": self.args.weight_decay}
-            self.optimizer = create_loraplus_optimizer(tuned, kind, **settings)
-        return super().create_optimizer(model)
+                tuned: Any = model or self.model
+                kind, settings = self.get_optimizer_cls_and_kwargs(self.args, tuned)
+                settings |= {"loraplus_lr_ratio": self.rate_of_b, "loraplus_weight_decay": self.args.weight_decay}
+                self.optimizer = create_loraplus_optimizer(tuned, kind, **settings)
+            return super().create_optimizer(model)
+
+    def create_scheduler(self, *passed: Any, **named: Any) -> Any:
+        """The schedule that the arguments name."""
+        with passthrough.refusals("train.scheduler, or a setting of it in train.more,"):
+            return super().create_scheduler(*passed, **named)
 
     def compute_loss(
         self,

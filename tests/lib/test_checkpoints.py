@@ -1,5 +1,6 @@
 """Which checkpoint is trusted, and which run it belongs to."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ def checkpoint(folder: Path, step: int, whole: bool = True) -> Path:
     made = folder / f"checkpoint-{step}"
     made.mkdir(parents=True)
     (made / "model.safetensors").write_bytes(bytes([step]))
-    (made / "trainer_state.json").write_text('{"best_model_checkpoint": null}')
+    (made / "trainer_state.json").write_text('{"best_global_step": null}')
     if whole:
         checkpoints.mark_complete(made)
     return made
@@ -41,6 +42,20 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_sentence(
     assert checkpoints.latest(tmp_path) == older
     assert f"{newer} is incomplete or damaged" in capsys.readouterr().err
     assert not newer.exists()
+
+
+def test_the_best_checkpoint_lies_beside_whatever_the_folder_is_called_now(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    for step in (1, 2):
+        checkpoint(old, step)
+    state = {"best_global_step": 1, "best_model_checkpoint": str(old / "checkpoint-1")}
+    (old / "checkpoint-2/trainer_state.json").write_text(json.dumps(state))
+    checkpoints.mark_complete(old / "checkpoint-2")
+    folder = old.rename(tmp_path / "new")
+
+    assert checkpoints.latest(folder) == folder / "checkpoint-2"
+    assert checkpoints.best(folder / "checkpoint-2") == folder / "checkpoint-1"
+    assert checkpoints.best(folder / "checkpoint-1") is None
 
 
 def test_no_checkpoint_means_a_fresh_start(tmp_path: Path) -> None:

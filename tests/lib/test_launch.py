@@ -114,6 +114,13 @@ def wait_until(condition: Any, seconds: float = 240) -> None:
         time.sleep(0.01)
 
 
+def in_shares(folder: Path) -> dict[str, Any]:
+    """Two processes, each with its share of the weights (FSDP2)."""
+    config = YAML(typ="safe", pure=True).load((ROOT / "configs/fsdp2-8.yaml").read_text(encoding="utf-8"))
+    (folder / "two.yaml").write_text(json.dumps(config | {"num_processes": 2}))
+    return TOGETHER | {"launch": {"processes": 2, "config": "two.yaml"}}
+
+
 TOGETHER: dict[str, Any] = {"batch_size": 1, "accumulation": 3, "launch": {"processes": 2, "config": None}}
 
 
@@ -150,14 +157,11 @@ def test_weights_in_shares_give_the_same_curve_and_are_saved_whole_after_a_signa
 
     Then training comes to its end and fails to write the outcome: what the checkpoint holds is written the next time.
     """
-    yaml = YAML(typ="safe", pure=True)
-    config = yaml.load((ROOT / "configs/fsdp2-8.yaml").read_text(encoding="utf-8")) | {"num_processes": 2}
-    (folder / "two.yaml").write_text(json.dumps(config))
     settings = {"method": "full", "lr": 1e-3}
     run(folder, batch_size=2, accumulation=3, **settings)
     alone = curves(folder)
-    shapes = {name: value.shape for name, value in load_file(folder / "models/adapter/model.safetensors").items()}
-    together = TOGETHER | settings | {"launch": {"processes": 2, "config": "two.yaml"}}
+    weights = load_file(folder / "models/adapter/model.safetensors")
+    together = in_shares(folder) | settings
 
     process = start(folder, **together)
     wait_until(lambda: list(folder.glob(".ckpt/*/checkpoint-12/complete.json")))
@@ -181,7 +185,29 @@ def test_weights_in_shares_give_the_same_curve_and_are_saved_whole_after_a_signa
     assert len((folder / "reports/runtime/train_live.csv").read_text().splitlines()) == steps  # no step more
     assert curves(folder) == pytest.approx(alone, abs=1e-5)
     whole = load_file(folder / "models/adapter/model.safetensors")
-    assert {name: value.shape for name, value in whole.items()} == shapes
+    assert whole.keys() == weights.keys()
+    assert max(float(abs(value - weights[name]).max()) for name, value in whole.items()) < 1e-4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the children of a process")
+def test_an_adapter_on_weights_in_shares_is_that_of_one_process_and_survives_a_kill_to_the_bit(folder: Path) -> None:
+    run(folder, batch_size=2, accumulation=3)
+    alone, weights = curves(folder), load_file(folder / "models/adapter/adapter_model.safetensors")
+    run(folder, **in_shares(folder))
+    assert curves(folder) == pytest.approx(alone, abs=1e-5)
+    shared = load_file(folder / "models/adapter/adapter_model.safetensors")
+    assert shared.keys() == weights.keys()
+    assert max(float(abs(value - weights[name]).max()) for name, value in shared.items()) < 1e-4
+    whole = {file.name: file.read_bytes() for file in (folder / "models/adapter").iterdir()}
+
+    process = start(folder, **in_shares(folder))
+    wait_until(lambda: list(folder.glob(".ckpt/*/checkpoint-12/complete.json")))
+    process.kill()
+    process.communicate()
+    told = run(folder, **in_shares(folder))
+
+    assert "resuming" in told
+    assert whole == {file.name: file.read_bytes() for file in (folder / "models/adapter").iterdir()}
 
 
 FAILING = """

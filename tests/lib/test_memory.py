@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from stages.lib import memory
+from stages.lib import adapters, memory
 from tests import tiny
 
 TRAINED = [10, 40, 20, 30]
@@ -30,7 +30,9 @@ def demand(model: Any = None, **settings: Any) -> memory.Demand:
     }
     settings = usual | settings
     drawing = memory.drawing((model or tiny.tiny_llama()).config)
-    return memory.demand(drawing, None if settings["method"] == "full" else lora, **settings)
+    if settings["method"] == "full":
+        return memory.demand(drawing, None, **settings)
+    return memory.demand(adapters.drawn(drawing, lora), lora, **settings)
 
 
 @pytest.mark.parametrize("make", [tiny.tiny_llama, tiny.tiny_gpt2, tiny.tiny_qwen2, tiny.tiny_bloom, tiny.tiny_lfm2])
