@@ -574,13 +574,19 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> No
 
 
 @pytest.mark.parametrize(
-    ("method", "dies_after"),
-    [("lora", 3), ("lora", 5), ("lora", 9), ("qlora", 5), ("full", 5)],  # in warm-up, in the decay, in another epoch
+    ("method", "dies_after", "pack"),
+    [
+        *[("lora", step, True) for step in (3, 5, 9)],  # in warm-up, in the decay, in another epoch
+        ("qlora", 5, True),
+        ("full", 5, True),
+        ("lora", 5, False),
+    ],
 )
 def test_a_killed_run_ends_as_if_it_had_never_been_killed(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, dies_after: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, dies_after: int, pack: bool
 ) -> None:
     """Field faults 19 and 20: rates, order of rows and weights, to the bit."""
+    llama = workspace.make(tmp_path / "w", pack=pack)
     settings: dict[str, Any] = {"method": method, "max_steps": 10, "warmup": 0.4, "accumulation": 2, "batch_size": 1}
     settings["lora"] = workspace.LORA | {"dropout": 0.1}
     whole = tune(llama, tmp_path / "whole", **settings)

@@ -80,14 +80,14 @@ def write_prompts(folder: Path, train: int = 24, validation: int = 6, test: int 
     artifacts.write_json(folder / "template.json", template | {"bos": None, "eos": "<|im_end|>", "pad": "<|im_end|>"})
 
 
-def make(root: Path, kind: str = "llama", max_length: int = 96, **sizes: int) -> Path:
+def make(root: Path, kind: str = "llama", max_length: int = 96, pack: bool = True, **sizes: int) -> Path:
     """Everything that training needs, below `root`."""
     model = save_tiny_model(root / "origin", kind)
     with artifacts.replacing(root / "models/base") as out:
         base_stage.pin(params("base", name=str(model), revision=None), out)
     write_prompts(root / "data/prompts", **sizes)
     with artifacts.replacing(root / "data/packed") as out:
-        settings = params("tokenize", max_length=max_length, pack=True)
+        settings = params("tokenize", max_length=max_length, pack=pack)
         tokenize_stage.tokenize(root / "data/prompts", root / "models/base", out, settings, seed=7)
     return root
 

@@ -129,13 +129,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="retune-") as name:
         folder = Path(name)
         prepare(folder)
-        found = list(
-            tqdm(soak(folder, arguments.kills, arguments.seed), total=arguments.kills, desc="soak", unit="kill")
-        )
-    for way, met, same in found:
-        print(f"{'same' if same else 'OTHER'}: killed at {met}: {way}")
-    print(f"{len(found)} kills, {sum(not same for *_, same in found)} with another outcome")
-    sys.exit(any(not same for *_, same in found))
+        others = 0
+        for way, met, same in tqdm(
+            soak(folder, arguments.kills, arguments.seed), total=arguments.kills, desc="soak", unit="kill"
+        ):
+            others += not same
+            tqdm.write(f"{'same' if same else 'OTHER'}: killed at {met}: {way}")
+            sys.stdout.flush()
+    print(f"{arguments.kills} kills, {others} with another outcome")
+    sys.exit(others > 0)
 
 
 if __name__ == "__main__":
