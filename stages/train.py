@@ -74,7 +74,8 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
     dtype = models.dtype_for(params.precision)
     _refuse_impossible(params, dtype)
     adapter = adapters.config(params.lora) if params.method != "full" else None
-    fit = fitting.plan(base, rows, adapter, state, params, dtype)
+    width = manifest["max_length"] if params.compile else None
+    fit = fitting.plan(base, rows, width, adapter, state, params, dtype)
     params = params.model_copy(update=fit.settings())
     plan = plan_steps(len(rows.rows), params)
     progress = callbacks.Progress(manifest["splits"]["train"]["tokens"], plan.steps_per_epoch)
@@ -82,7 +83,6 @@ def train(packed: Path, base: Path, out: Path, state: Path, params: TrainParams,
         packs = any(one["examples"] > one["rows"] for one in manifest["splits"].values())
         model = methods.prepare(pinned, base, params, dtype, packs=packs)
         laid_out = attention.lays_out(model)
-        width = manifest["max_length"] if params.compile else None
         trainer = PackedTrainer(
             weighted=rows.weighted,
             rate_of_b=params.lora.lr_ratio,

@@ -185,10 +185,7 @@ class Progress(TrainerCallback):
 
 
 class LiveCurve(TrainerCallback):
-    """The curve while it grows, a row a step, for whoever looks on; what is kept is written at the end.
-
-    A row is written when all of its step is known: at the next step, at a checkpoint, or at the end.
-    """
+    """The curve while it grows, a row a step, for whoever looks on; what is kept is written at the end."""
 
     COLUMNS = ("step", "loss", "lr", "grad_norm", "eval_loss", "tokens_per_second", "seconds")
 
@@ -218,22 +215,13 @@ class LiveCurve(TrainerCallback):
             self.row |= {"step": state.global_step, "tokens_per_second": speed, "seconds": seconds}
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write the row of the step before."""
-        self._write(state)
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write the row: training may go on after this step."""
-        self._write(state)
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write the last row."""
-        self._write(state)
-
-    def _write(self, state: TrainerState) -> None:
+        """Write the row of the step before; so at a checkpoint, after which training may go on, and at the end."""
         if self.row and state.is_world_process_zero:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.COLUMNS, lineterminator="\n").writerow(self.row)
         self.row = {}
+
+    on_save = on_train_end = on_step_begin
 
     def _rows(self) -> list[dict[str, str]]:
         """What an earlier run left, without a last row that was cut."""

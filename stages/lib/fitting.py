@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from stages.lib import adapters, checkpoints, memory, methods, models
+from stages.lib import adapter_rules, checkpoints, launch, memory, methods, models
 from stages.lib.errors import UserError, warn
 from stages.lib.memory import GIB, Demand, Estimate, gib, is_out
 from stages.lib.packed import Packed
@@ -58,7 +58,9 @@ class Fit:
         return self.settings() | {"memory_gib": {name: round(size / GIB, 3) for name, size in parts.items()}}
 
 
-def plan(base: Path, rows: Packed, adapter: Any, state: Path, params: TrainParams, dtype: torch.dtype) -> Fit:
+def plan(
+    base: Path, rows: Packed, width: int | None, adapter: Any, state: Path, params: TrainParams, dtype: torch.dtype
+) -> Fit:
     """Estimate the memory that training takes, choose how to fit it in, and say so.
 
     A run that goes on keeps the batch with which it began: another one gives sums that are rounded otherwise.
@@ -66,20 +68,23 @@ def plan(base: Path, rows: Packed, adapter: Any, state: Path, params: TrainParam
     Args:
         base: the folder of the base, of which the shapes are read, and no weight.
         rows: to train on.
+        width: to which each row is padded, and where logits are made at every position; None for neither.
         adapter: peft's config of the adapter; None for method full.
         state: where checkpoints of an earlier run may lie.
         params: of the stage.
         dtype: what training computes in.
 
     Raises:
-        UserError: as `methods.freeze` and `adapters.drawn`.
+        UserError: as `methods.freeze`, `adapter_rules.drawn` and `launch.settings`.
     """
     from transformers import AutoConfig
 
     drawing = memory.drawing(AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False))
     methods.freeze(drawing, params)
+    in_shares = launch.shards(launch.settings(params.launch))
     if adapter is not None:
-        drawing = adapters.drawn(drawing, adapter)
+        quantized = params.method == "qlora"
+        drawing = adapter_rules.drawn(drawing, adapter, more=params.lora.more, quantized=quantized, in_shares=in_shares)
     demand = memory.demand(
         drawing,
         adapter,
@@ -87,9 +92,11 @@ def plan(base: Path, rows: Packed, adapter: Any, state: Path, params: TrainParam
         compute=dtype,
         optimizer=params.optimizer,
         device=models.device().type,
-        length=int(rows.lengths.max()),
-        trained=rows.trained.tolist(),
+        length=width or int(rows.lengths.max()),
+        trained=[width] * len(rows.trained) if width else rows.trained.tolist(),
         document=rows.document,
+        shares=params.launch.processes if in_shares else 1,
+        tiles=not (width or rows.weighted or params.label_smoothing),
     )
     former = checkpoints.batch_size(state) if params.find_batch_size else None
     sizes = divisors(params.batch_size) if params.find_batch_size else [params.batch_size]

@@ -32,6 +32,8 @@ MOMENTS = {
     "sgd": 0,
 }
 BUFFERS = 0.1 * GIB  # of libraries, once they work: measured on a CPU by benchmarks/memory.py
+# On a CPU, measured by the same: an adapter's small results between large ones keep glibc from joining what is freed.
+SLACK = {"full": 0.1, "lora": 0.25, "qlora": 0.5}
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 
@@ -107,6 +109,8 @@ def demand(
     length: int,
     trained: Sequence[int],
     document: float,
+    shares: int = 1,
+    tiles: bool = True,
 ) -> Demand:
     """What training takes.
 
@@ -120,6 +124,8 @@ def demand(
         length: tokens of the longest packed row.
         trained: trained tokens of each packed row.
         document: tokens of an example, on average.
+        shares: processes that each hold a part of weights, gradients and moments.
+        tiles: whether TRL's kernel, where it runs (not on a CPU), may make the loss of this training.
     """
     config = model.config.get_text_config()
     stream = compute.itemsize if method == "lora" else 4  # of what flows from layer to layer
@@ -134,16 +140,15 @@ def demand(
     else:
         loaded = compute.itemsize * (weights - learned) + 4 * learned
     return Demand(
-        weights=loaded,
-        optimizer=(4 + MOMENTS[optimizer]) * learned,
+        weights=loaded / shares,
+        optimizer=(4 + MOMENTS[optimizer]) * learned / shares,
         other=BUFFERS,
-        # Measured on a CPU: an adapter's small results between large ones keep glibc from joining what is freed.
-        slack=0.5 if device == "cpu" and adapter is not None else 0.1,
+        slack=SLACK[method] if device == "cpu" else SLACK["full"],
         layers=config.num_hidden_layers,
         token=_kept_of_a_token(model, config, adapter, compute.itemsize, document) / config.num_hidden_layers,
         kept=config.hidden_size * stream,
-        # On a CPU: log-probabilities, their gradient and that of the logits, in fp32. TRL's kernel makes tiles of them.
-        logit=12 * config.vocab_size if device == "cpu" else 0,
+        # Log-probabilities, their gradient and that of the logits, in fp32; TRL's kernel makes tiles of them.
+        logit=12 * config.vocab_size if device == "cpu" or not tiles else 0,
         length=length,
         trained=sorted(trained, reverse=True),
     )

@@ -70,15 +70,14 @@ def liger() -> str | None:
 
 
 def complete(model: Any, params: TrainParams) -> None:
-    """Once the adapter is in: keep it exact beside a base in 4 bits, and its layers fast where they are plain."""
-    if params.method == "qlora":
-        _keep_adapter_in_fp32(model)
+    """Once the adapter is in: keep what is trained exact, and the adapter's layers fast where they are plain."""
+    _keep_trained_in_fp32(model)
     if params.method != "full" and not params.compile and not launch.shards(launch.settings(params.launch)):
         low_rank.speed_up(model)
 
 
-def _keep_adapter_in_fp32(model: Any) -> None:
-    """Undo TRL's rounding of a quantized base's adapter to bf16.
+def _keep_trained_in_fp32(model: Any) -> None:
+    """Undo TRL's rounding of a quantized base's adapter to bf16, and that of whole modules beside a base in bf16.
 
     In bf16 an update smaller than a 250th of the weight is lost, and peft loads checkpoints as fp32 in any case: a
     resumed run would go on with other arithmetic.

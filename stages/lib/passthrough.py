@@ -28,7 +28,11 @@ TAKEN: dict[str, tuple[str, ...]] = {
         "train_sampling_strategy",
         "truncation_mode",
     ),
-    "the loss is Retune's, summed over trained tokens": ("average_tokens_across_devices", "loss_type"),
+    "the loss is Retune's, summed over trained tokens": (
+        "average_tokens_across_devices",
+        "loss_type",
+        "router_aux_loss_coef",
+    ),
     "the validation split is judged by Retune": (
         "batch_eval_metrics",
         "bf16_full_eval",
@@ -41,12 +45,15 @@ TAKEN: dict[str, tuple[str, ...]] = {
         "include_for_metrics",
         "prediction_loss_only",
     ),
-    "Retune writes checkpoints and curves, and resumes": (
+    "Retune writes checkpoints, curves and lines, and resumes": (
         "do_eval",
         "do_predict",
         "do_train",
         "enable_jit_checkpoint",
         "ignore_data_skip",
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
         "logging_first_step",
         "logging_strategy",
         "resume_from_checkpoint",
@@ -80,6 +87,7 @@ TAKEN: dict[str, tuple[str, ...]] = {
         "peft_version",
         "revision",
     ),
+    "a checkpoint does not hold the state of its noise": ("monteclora_config",),
     "it goes with an init_lora_weights that is not offered here": (
         "corda_config",
         "eva_config",

@@ -123,6 +123,11 @@ class PackedTrainer(SFTTrainer):
     def _get_dataloader(self, dataset: Dataset, *passed: Any, **named: Any) -> Any:
         return super()._get_dataloader(with_filler(dataset) if self.args.world_size > 1 else dataset, *passed, **named)
 
+    def get_train_dataloader(self) -> Any:
+        """The batches of an epoch."""
+        with passthrough.refusals("a setting of the dataloader in train.more"):
+            return super().get_train_dataloader()
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
         if self.args.world_size == 1 or train_dataset is None:
             return super()._get_train_sampler(train_dataset)

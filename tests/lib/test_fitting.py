@@ -1,13 +1,17 @@
 """Training is cut until it fits, and a step keeps its rows."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 
-from stages.lib import fitting
+from stages.lib import artifacts, fitting, packed
 from stages.lib.errors import UserError
 from stages.lib.memory import GIB, Demand
+from tests import workspace
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # A row takes 1 GiB, or 0.3 with checkpointing; everything else together 1 GiB.
 ROW = Demand(
@@ -135,3 +139,30 @@ def test_it_says_why_checkpointing_is_on(capsys: pytest.CaptureFixture[str]) -> 
     fitting.announce(fit(7), batch_size=8, checkpointing="auto")
 
     assert "gradient checkpointing is on: without it memory would not suffice" in capsys.readouterr().out
+
+
+def test_the_plan_knows_of_shares_of_compiling_and_of_what_keeps_the_kernel_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = workspace.make(tmp_path / "w")
+    manifest = artifacts.read_json(root / "data/packed/manifest.json", made_by="tokenize")
+    rows = packed.read(root / "data/packed", manifest, "train")
+    assert rows is not None
+
+    def planned(width: int | None = None, **settings: Any) -> Demand:
+        params = workspace.params("train", method="full", batch_size=1, **settings)
+        return fitting.plan(root / "models/base", rows, width, None, tmp_path, params, torch.float32).demand
+
+    plain = planned()
+    shared = planned(launch={"processes": 8, "config": str(ROOT / "configs/fsdp2-8.yaml")})
+    copied = planned(launch={"processes": 8, "config": str(ROOT / "configs/ddp-8.yaml")})
+    assert (shared.weights, shared.optimizer) == (plain.weights / 8, plain.optimizer / 8)
+    assert (copied.weights, copied.optimizer) == (plain.weights, plain.optimizer)
+    assert (plain.length, max(plain.trained)) == (rows.lengths.max(), rows.trained.max())
+    compiled = planned(width=96)
+    assert (compiled.length, set(compiled.trained)) == (96, {96})  # logits at every position
+
+    monkeypatch.setattr(fitting.models, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(fitting.memory, "available", lambda device: 8 * GIB)
+    assert planned().logit == 0  # TRL's kernel makes tiles of them
+    assert planned(width=96).logit == planned(label_smoothing=0.1).logit == plain.logit

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from stages.lib import adapters, memory
+from stages.lib import adapter_rules, memory
 from tests import tiny
 
 TRAINED = [10, 40, 20, 30]
@@ -32,7 +32,8 @@ def demand(model: Any = None, **settings: Any) -> memory.Demand:
     drawing = memory.drawing((model or tiny.tiny_llama()).config)
     if settings["method"] == "full":
         return memory.demand(drawing, None, **settings)
-    return memory.demand(adapters.drawn(drawing, lora), lora, **settings)
+    drawing = adapter_rules.drawn(drawing, lora, more=(), quantized=settings["method"] == "qlora", in_shares=False)
+    return memory.demand(drawing, lora, **settings)
 
 
 @pytest.mark.parametrize("make", [tiny.tiny_llama, tiny.tiny_gpt2, tiny.tiny_qwen2, tiny.tiny_bloom, tiny.tiny_lfm2])
@@ -121,6 +122,9 @@ def test_the_heaviest_rows_make_the_logits() -> None:
 
     assert found.at(2, checkpointing=False).logits == (40 + 30) * 12 * tiny.VOCABULARY
     assert demand(device="cuda").at(2, checkpointing=False).logits == 0  # TRL's kernel makes tiles of them
+    assert (
+        demand(device="cuda", tiles=False).at(2, checkpointing=False).logits == found.at(2, checkpointing=False).logits
+    )
 
 
 def test_checkpointing_takes_less_and_dropout_in_the_adapter_takes_more() -> None:

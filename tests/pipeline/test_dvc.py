@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from stages.lib import artifacts
 from tests import workspace
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -214,6 +215,10 @@ def test_killed_outright_the_next_run_goes_on_from_the_checkpoint(repository: Pa
     assert "resuming" in says
     assert json.loads((repository / "reports/train.json").read_text())["steps"] == 300
     assert not list(repository.glob(".ckpt/*/checkpoint-*"))  # what is finished needs none
+    resumed = artifacts.sha256(repository / "models/adapter/adapter_model.safetensors")
+    says = run(repository, "dvc", "repro", "-f", "-s", "train")
+    assert "afresh" in says
+    assert artifacts.sha256(repository / "models/adapter/adapter_model.safetensors") == resumed
     run(repository, "git", "checkout", "-q", "params.yaml", "dvc.lock", "reports")
     run(repository, "dvc", "checkout", "--force")
 
