@@ -18,50 +18,26 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import xxhash
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stages.lib import artifacts, runtime, text_metrics
 from stages.lib.ending import Ending, read_ending
 from stages.lib.errors import UserError, run, warn
+from stages.lib.figures import MODELS, PREDICTIONS, calibration, columns, figures
 from stages.lib.params import load, load_seed
 from stages.lib.pinned import BASE, load_pinned
 from stages.lib.prompts import Segment
-from stages.lib.statistics import Columns, Sums, interval, resampled_totals, totals
+from stages.lib.statistics import Columns, interval, resampled_totals, totals
 from stages.lib.tokens import Example, SegmentTokenizer, load_tokenizer
 from stages.params.evaluate import EvaluateParams
 
 PROMPTS = Path("data/prompts")
 ADAPTER = Path("models/adapter")
-PREDICTIONS = Path("data/predictions")
+FOLDER = Path("data/predictions")
 REPORT = Path("reports/eval.json")
 BY_CATEGORY = Path("reports/eval_by_category.csv")
 
-MODELS = ("base", "tuned")  # the order of a pair
-ROW_SCORES = ("exact_match", "rouge1", "rouge2", "rougeL", "chrf")
 CATEGORY_FIGURES = ("exact_match", "rougeL", "bits_per_byte")
-
-# What one model did with a row, after the model's name.
-_MODEL_COLUMNS = {
-    "answer": pa.string(),
-    "finish": pa.string(),  # stop | length (cut off at max_new_tokens)
-    "tokens": pa.int64(),  # of the answer, without the one that ended it
-    "nll": pa.float64(),  # nats, summed over the reference's tokens with the one that ends it
-    "text_nll": pa.float64(),  # the same without that one
-    **dict.fromkeys(ROW_SCORES, pa.float64()),
-}
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("category", pa.string()),
-        ("group", pa.string()),
-        ("prompt", pa.string()),
-        ("reference", pa.string()),
-        ("tokens", pa.int64()),  # of the reference, with the one that ends it
-        ("bytes", pa.int64()),  # UTF-8, of the reference as the template writes it
-        *((f"{model}_{name}", kind) for model in MODELS for name, kind in _MODEL_COLUMNS.items()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -87,7 +63,8 @@ class Judged:
     tokens: int
     nll: float  # nats over the whole completion
     text_nll: float  # nats without the end of it
-    scores: Mapping[str, float]  # ROW_SCORES
+    scores: Mapping[str, float]  # of the answer
+    calibration: Sequence[float]  # as `figures.calibration` has it
 
 
 @dataclass(frozen=True)
@@ -173,7 +150,7 @@ def judge(
     """Let one model foresee and answer every row. It is loaded here and gone afterwards: memory holds one at a time."""
     from stages.lib import prefill
     from stages.lib.generation import write_on
-    from stages.lib.scoring import token_losses
+    from stages.lib.scoring import foresee
 
     model = load_model()
     judged: dict[int, Judged] = {}
@@ -184,12 +161,19 @@ def judge(
         for places in prefill.batches([len(row.example.prompt) for row in rows], params.batch_size):
             batch = [rows[place] for place in places]
             read = prefill.read(model, [row.example.prompt for row in batch])
-            losses = token_losses(model, read, [row.example.completion for row in batch])
+            foreseen = foresee(model, read, [row.example.completion for row in batch])
             answers = write_on(model, read, ending.stops, ending.decode, params.max_new_tokens)
-            for place, row, loss, answer in zip(places, batch, losses, answers, strict=True):
+            for place, row, held, answer in zip(places, batch, foreseen, answers, strict=True):
                 text = ending.without_lead(answer.text)
-                nll, text_nll = math.fsum(loss), math.fsum(loss[: row.text_tokens])
-                judged[place] = Judged(text, answer.finish, answer.tokens, nll, text_nll, _scores(text, row.reference))
+                judged[place] = Judged(
+                    answer=text,
+                    finish=answer.finish,
+                    tokens=answer.tokens,
+                    nll=math.fsum(held.nats),
+                    text_nll=math.fsum(held.nats[: row.text_tokens]),
+                    scores=_scores(text, row.reference),
+                    calibration=calibration(held.confidence, held.hits),
+                )
             bar.update(len(batch))
     del model
     gc.collect()
@@ -218,69 +202,51 @@ def _memory_errors_in_words(params: EvaluateParams) -> Iterator[None]:
         ) from None
 
 
-def columns(evaluation: Evaluation) -> Columns:
-    """What the figures are made of: sums over rows. Each is (rows, model) or (rows, model, counts)."""
-    rows, pairs = evaluation.rows, list(zip(evaluation.base, evaluation.tuned, strict=True))
-    references = [row.reference for row in rows]
-
-    def both(value: Callable[[Judged], float]) -> NDArray[np.float64]:
-        return np.array([[value(one) for one in pair] for pair in pairs], dtype=np.float64)
-
-    def same(values: Sequence[int]) -> NDArray[np.float64]:
-        return np.array([[value] * len(MODELS) for value in values], dtype=np.float64)
-
-    def counts(metric: text_metrics.CorpusMetric) -> NDArray[np.float64]:
-        models = (evaluation.base, evaluation.tuned)
-        return np.stack([metric.counts([one.answer for one in model], references) for model in models], axis=1)
-
-    return {
-        "rows": same([1] * len(rows)),
-        "tokens": same([len(row.example.completion) for row in rows]),
-        "bytes": same([row.text_bytes for row in rows]),
-        "nll": both(lambda one: one.nll),
-        "text_nll": both(lambda one: one.text_nll),
-        "exact_match": both(lambda one: one.scores["exact_match"]),
-        "rouge1": both(lambda one: one.scores["rouge1"]),
-        "rouge2": both(lambda one: one.scores["rouge2"]),
-        "rougeL": both(lambda one: one.scores["rougeL"]),
-        "bleu": counts(text_metrics.bleu),
-        "chrf": counts(text_metrics.chrf),
-    }
+def predictions(evaluation: Evaluation) -> pa.Table:
+    """One line a row: what was asked, what each model answered, and every score."""
+    lines = []
+    for row, *judged in evaluation.pairs():
+        line = {name: getattr(row, name) for name in ("id", "category", "group", "prompt", "reference")}
+        line |= {"tokens": len(row.example.completion), "bytes": row.text_bytes}
+        for model, one in zip(MODELS, judged, strict=True):
+            own = {
+                name: getattr(one, name) for name in ("answer", "finish", "tokens", "nll", "text_nll", "calibration")
+            }
+            line |= {f"{model}_{name}": value for name, value in (own | dict(one.scores)).items()}
+        lines.append(line)
+    return pa.Table.from_pylist(lines, schema=PREDICTIONS)
 
 
-def figures(sums: Sums) -> Sums:
-    """The figures of both models, (…, model), out of sums over rows: all rows, a category's, or a resample's."""
-    from stages.lib.scoring import bits_per_byte, perplexity
+def report(
+    table: pa.Table, found: Columns, left_out: Mapping[str, int], params: EvaluateParams, seed: int
+) -> dict[str, Any]:
+    """The content of reports/eval.json, out of the predictions. A figure that is not defined on these rows is left out.
 
-    return {
-        "perplexity": perplexity(sums["nll"], sums["tokens"]),
-        "bits_per_byte": bits_per_byte(sums["text_nll"], sums["bytes"]),
-        **{name: sums[name] / sums["rows"] for name in ("exact_match", "rouge1", "rouge2", "rougeL")},
-        "bleu": text_metrics.bleu.score(sums["bleu"]),
-        "chrf": text_metrics.chrf.score(sums["chrf"]),
-    }
-
-
-def report(evaluation: Evaluation, found: Columns, params: EvaluateParams, seed: int) -> dict[str, Any]:
-    """The content of reports/eval.json. A figure that is not defined on these rows is left out."""
+    Args:
+        table: the predictions.
+        found: `columns` of it, for both models.
+        left_out: test rows that were not judged, by reason.
+        params: of the stage.
+        seed: of the resamples.
+    """
     values = figures(totals(found))
     models = {
         name: {
-            "rows": len(evaluation.rows),
-            "truncated_answers": sum(one.finish == "length" for one in judged),
+            "rows": table.num_rows,
+            "truncated_answers": table[f"{name}_finish"].to_pylist().count("length"),
             **{figure: float(value[place]) for figure, value in values.items()},
         }
-        for place, (name, judged) in enumerate(zip(MODELS, (evaluation.base, evaluation.tuned), strict=True))
+        for place, name in enumerate(MODELS)
     }
     content = {
         **models,
         "difference": {name: float(value[1] - value[0]) for name, value in values.items()},
-        "interval": _intervals(found, [row.group for row in evaluation.rows], params.resamples, seed),
+        "interval": _intervals(found, table["group"].to_pylist(), params.resamples, seed),
         "by_category": {
             line["category"]: {name: line[name] for name in ("rows", "base_exact_match", "tuned_exact_match")}
-            for line in by_category(evaluation, found)
+            for line in by_category(table, found)
         },
-        "left_out": evaluation.left_out,
+        "left_out": dict(left_out),
         "signature": {"bleu": text_metrics.bleu.signature, "chrf": text_metrics.chrf.signature},
     }
     return _rounded(artifacts.finite(content))
@@ -295,9 +261,9 @@ def _intervals(found: Columns, groups: Sequence[str], resamples: int, seed: int)
     return {name: {"low": bound[0], "high": bound[1]} for name, bound in bounds.items() if bound}
 
 
-def by_category(evaluation: Evaluation, found: Columns) -> list[dict[str, Any]]:
+def by_category(table: pa.Table, found: Columns) -> list[dict[str, Any]]:
     """The lines of reports/eval_by_category.csv."""
-    categories = np.array([row.category for row in evaluation.rows])
+    categories = np.array(table["category"].to_pylist())
     lines = []
     for category in sorted(set(categories.tolist())):
         members = categories == category
@@ -309,24 +275,18 @@ def by_category(evaluation: Evaluation, found: Columns) -> list[dict[str, Any]]:
     return lines
 
 
-def predictions(evaluation: Evaluation) -> pa.Table:
-    """One line a row: what was asked, what each model answered, and every score."""
-    lines = []
-    for row, *judged in evaluation.pairs():
-        line = {name: getattr(row, name) for name in ("id", "category", "group", "prompt", "reference")}
-        line |= {"tokens": len(row.example.completion), "bytes": row.text_bytes}
-        for model, one in zip(MODELS, judged, strict=True):
-            own = {name: getattr(one, name) for name in ("answer", "finish", "tokens", "nll", "text_nll")}
-            line |= {f"{model}_{name}": value for name, value in (own | dict(one.scores)).items()}
-        lines.append(_rounded(line))
-    return pa.Table.from_pylist(lines, schema=SCHEMA)
-
-
 def _rounded(value: Any) -> Any:
     """Six significant digits: more than matters, and fewer than the noise of fp32 sums reaches."""
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _for_people(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of predictions without the thirty numbers of each calibration."""
+    return {name: value for name, value in line.items() if not name.endswith("_calibration")}
 
 
 def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -353,22 +313,23 @@ def summary(content: Mapping[str, Any]) -> str:
         *changes,
         *([f"{cut:,} tuned answers cut off"] if cut else []),
     ]
-    return f"evaluate: {' · '.join(parts)} → {PREDICTIONS}/"
+    return f"evaluate: {' · '.join(parts)} → {FOLDER}/"
 
 
 def main() -> None:
     """Run the stage."""
     params, seed = load(EvaluateParams), load_seed()
-    with runtime.measured("evaluate") as timings, artifacts.replacing(PREDICTIONS) as out:
+    with runtime.measured("evaluate") as timings, artifacts.replacing(FOLDER) as out:
         evaluation = evaluate(PROMPTS, BASE, ADAPTER, params, seed)
         table = predictions(evaluation)
-        artifacts.write_parquet(out / "predictions.parquet", table)
-        artifacts.write_jsonl(out / "predictions.jsonl", table.to_pylist())
-        found = columns(evaluation)
-        content = report(evaluation, found, params, seed)
+        lines = [_rounded(line) for line in table.to_pylist()]
+        artifacts.write_parquet(out / "predictions.parquet", pa.Table.from_pylist(lines, schema=PREDICTIONS))
+        artifacts.write_jsonl(out / "predictions.jsonl", map(_for_people, lines))
+        found = columns([(table, name) for name in MODELS])
+        content = report(table, found, evaluation.left_out, params, seed)
         timings |= {"rows": table.num_rows, "device": evaluation.device, "precision": evaluation.precision}
     artifacts.write_json(REPORT, content)
-    artifacts.write_text(BY_CATEGORY, _csv(by_category(evaluation, found)))
+    artifacts.write_text(BY_CATEGORY, _csv(by_category(table, found)))
     too_long = evaluation.left_out["too_long"]
     if too_long:
         warn(f"{too_long:,} test rows are not judged: with an answer they are longer than the model can read.")

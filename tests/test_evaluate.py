@@ -19,13 +19,26 @@ from stages import evaluate as stage
 from stages.evaluate import Evaluation, Judged, Row
 from stages.lib import artifacts, prompts, text_metrics
 from stages.lib.errors import UserError
+from stages.lib.figures import MODELS, calibration, columns
 from stages.lib.labels import IGNORED
+from stages.lib.statistics import Columns
 from stages.lib.tokens import Example
 from stages.params.evaluate import EvaluateParams
 from tests import workspace
 
 ROOT = Path(__file__).resolve().parent.parent
-FIGURES = {"perplexity", "bits_per_byte", "exact_match", "rouge1", "rouge2", "rougeL", "bleu", "chrf"}
+FIGURES = {
+    "perplexity",
+    "bits_per_byte",
+    "calibration_error",
+    "exact_match",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "rougeLsum",
+    "bleu",
+    "chrf",
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +77,20 @@ def reported(params_for: Callable[..., EvaluateParams]) -> Callable[[Evaluation]
 
     def report(evaluation: Evaluation) -> dict[str, Any]:
         params = params_for("evaluate", resamples=200)
-        content = stage.report(evaluation, stage.columns(evaluation), params, seed=7)
+        table = stage.predictions(evaluation)
+        content = stage.report(table, both(table), evaluation.left_out, params, seed=7)
         return json.loads(json.dumps(content, allow_nan=False))
 
     return report
+
+
+def both(table: pa.Table) -> Columns:
+    return columns([(table, name) for name in MODELS])
+
+
+def by_category(evaluation: Evaluation) -> list[dict[str, Any]]:
+    table = stage.predictions(evaluation)
+    return stage.by_category(table, both(table))
 
 
 def test_file(root: Path, folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -102,7 +125,8 @@ def by_hand(
 
     def judge(answer: str, of: Row, bits: float) -> Judged:
         nats = of.text_bytes * bits * math.log(2)
-        return Judged(answer, "stop", 3, nll=nats + 0.5, text_nll=nats, scores=stage._scores(answer, of.reference))
+        scores = stage._scores(answer, of.reference)
+        return Judged(answer, "stop", 3, nats + 0.5, nats, scores, calibration([0.5, 0.9], [False, True]))
 
     rows = [row(place, reference) for place, reference in enumerate(references)]
     return Evaluation(
@@ -182,13 +206,13 @@ def test_an_undefined_figure_is_absent_and_never_nan(
     for part in ("base", "tuned", "difference"):
         assert FIGURES - set(content[part]) == absent & FIGURES
     assert ("interval" in absent) == (content["interval"] == {})
-    assert "nan" not in stage._csv(stage.by_category(evaluation, stage.columns(evaluation)))
+    assert "nan" not in stage._csv(by_category(evaluation))
     assert "rows judged" in stage.summary(content)
 
 
 def test_a_hopeless_model_has_no_perplexity_but_still_a_report(reported: Callable[..., dict[str, Any]]) -> None:
     """Field fault 4: exp(1000) is infinite."""
-    lost = [Judged("", "length", 8, nll=4000.0, text_nll=4000.0, scores=one.scores) for one in FOUR.tuned]
+    lost = [Judged("", "length", 8, 4000.0, 4000.0, one.scores, one.calibration) for one in FOUR.tuned]
     content = reported(Evaluation(FOUR.rows, FOUR.base, lost, FOUR.left_out, "cpu", "float32"))
     assert "perplexity" not in content["tuned"]
     assert "perplexity" not in content["difference"]
@@ -199,7 +223,7 @@ def test_a_hopeless_model_has_no_perplexity_but_still_a_report(reported: Callabl
 def test_the_category_table_has_a_line_a_category_and_an_empty_cell_for_what_is_undefined() -> None:
     evaluation = by_hand(["AB12", "", "退款"], ["AB12", "x", "退款"], ["", "", "退款"])
     evaluation.rows[1] = Row(**{**evaluation.rows[1].__dict__, "category": "empty, and odd"})
-    lines = list(csv.DictReader(stage._csv(stage.by_category(evaluation, stage.columns(evaluation))).splitlines()))
+    lines = list(csv.DictReader(stage._csv(by_category(evaluation)).splitlines()))
     assert [line["category"] for line in lines] == ["codes", "empty, and odd", "中文"]
     assert [line["rows"] for line in lines] == ["1", "1", "1"]
     assert [line["base_exact_match"] for line in lines] == ["1.0", "0.0", "1.0"]

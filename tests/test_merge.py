@@ -202,5 +202,5 @@ def test_a_failing_gate_stops_the_merge_and_says_by_how_much(wanted: list[Gate],
 
 def test_the_columns_that_merge_reads_are_those_that_evaluate_writes() -> None:
     """The contract between the two, in the one place where a rename would break it silently."""
-    assert stage.PREDICTIONS.parent == evaluate_stage.PREDICTIONS
+    assert stage.PREDICTIONS.parent == evaluate_stage.FOLDER
     assert stage.PROMPTS == evaluate_stage.PROMPTS

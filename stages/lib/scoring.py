@@ -1,27 +1,31 @@
-"""How well a model foresees the reference answers, from which perplexity and bits per byte follow.
+"""How well a model foresees the reference answers, from which perplexity, bits per byte and calibration follow.
 
 The loss that trainers report is a mean of batch means and moves with the batch size (from 2.99 to 4.98 on the same
 rows and model; transformers #39241). Here each token's loss is kept, and a figure is a ratio of sums over all rows.
 """
 
-import math
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.nn.functional import cross_entropy
 
 from stages.lib.prefill import FILLER, Prefill, positions
 
-NOTHING = -100  # cross_entropy's mark for a target that does not count
+NOTHING = -1  # where a shorter completion has no token
 LOGITS = 1 << 26  # held at once, 256 MiB in fp32: vocabularies are large, and answers may be long
 
 
-def token_losses(model: Any, prompts: Prefill, completions: Sequence[Sequence[int]]) -> list[list[float]]:
-    """−ln p of every completion token after its prompt, in nats. `prompts` stay as they are.
+class Foreseen(NamedTuple):
+    """What a model held of the tokens of one completion, token by token."""
+
+    nats: list[float]  # −ln p of the token that came
+    confidence: list[float]  # p of the token that the model held likeliest
+    hits: list[bool]  # whether that one came
+
+
+def foresee(model: Any, prompts: Prefill, completions: Sequence[Sequence[int]]) -> list[Foreseen]:
+    """What a model holds of every completion token after its prompt. `prompts` stay as they are.
 
     Args:
         model: the causal language model that has read the prompts.
@@ -37,7 +41,8 @@ def token_losses(model: Any, prompts: Prefill, completions: Sequence[Sequence[in
     known = prompts.ids.shape[1] - 1  # columns that the cache holds
     places = positions(mask)[:, known:]
     cache = deepcopy(prompts.cache)
-    losses = torch.empty(rows, width, dtype=torch.float64)
+    nats, confidence = (torch.empty(rows, width, dtype=torch.float64) for _ in range(2))
+    hits = torch.empty(rows, width, dtype=torch.bool)
     step = max(1, LOGITS // (rows * model.config.get_text_config().vocab_size))
     with torch.inference_mode():
         for start in range(0, width, step):
@@ -50,18 +55,13 @@ def token_losses(model: Any, prompts: Prefill, completions: Sequence[Sequence[in
                 use_cache=True,
             ).logits
             # In fp32 whatever the model computes in: bf16 has three digits, too few for a sum over thousands.
-            found = cross_entropy(logits.flatten(0, 1).float(), targets[:, part].flatten(), reduction="none")
-            losses[:, part] = found.view(rows, -1).double().cpu()
-    return [row[: len(one)].tolist() for row, one in zip(losses, completions, strict=True)]
-
-
-def perplexity(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The exponential of a token's loss, out of sums over rows: 1 is certainty. NaN where there are no tokens."""
-    with np.errstate(all="ignore"):
-        return np.exp(nats / tokens)
-
-
-def bits_per_byte(nats: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bits that a model needs for each byte of text, out of sums over rows: comparable between tokenizers."""
-    with np.errstate(all="ignore"):
-        return nats / size / math.log(2)
+            held = logits.float().log_softmax(-1)
+            wanted = targets[:, part].clamp(min=0).unsqueeze(-1)
+            likeliest, place = held.max(-1)
+            nats[:, part] = -held.gather(-1, wanted).squeeze(-1).double().cpu()
+            confidence[:, part] = likeliest.exp().double().cpu()
+            hits[:, part] = (place == targets[:, part]).cpu()
+    return [
+        Foreseen(*(values[row, : len(one)].tolist() for values in (nats, confidence, hits)))
+        for row, one in enumerate(completions)
+    ]

@@ -50,3 +50,23 @@ def interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, f
         return None
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def p_value(differences: NDArray[np.float64]) -> float | None:
+    """Two-sided: how often resampled differences lie beyond zero; None where a resample has no value.
+
+    It belongs to the percentile interval: below 0.05 where that of 95 % keeps clear of zero. One is added to each
+    count, so that no finite number of resamples calls anything impossible (Davison & Hinkley, 1997, section 4.2).
+    """
+    if not np.isfinite(differences).all():
+        return None
+    beyond = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return min(1.0, 2 * (beyond + 1) / (len(differences) + 1))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values as if each question were the only one (S. Holm, 1979): among many, some differ by chance."""
+    order = np.argsort(values, kind="stable")
+    corrected = np.empty(len(values))
+    corrected[order] = np.maximum.accumulate([(len(values) - rank) * values[place] for rank, place in enumerate(order)])
+    return np.minimum(corrected, 1.0).tolist()

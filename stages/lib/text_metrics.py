@@ -49,6 +49,7 @@ class Rouge(NamedTuple):
     rouge1: float
     rouge2: float
     rougeL: float  # noqa: N815  (the metric's name)
+    rougeLsum: float  # noqa: N815  (the same by lines: their order does not count)
 
 
 class _Words:
@@ -58,12 +59,16 @@ class _Words:
 
 
 _ROUGE_N = RougeScorer(["rouge1", "rouge2"], tokenizer=_Words())
+_ROUGE_LSUM = RougeScorer(["rougeLsum"], tokenizer=_Words())
 
 
 def rouge(answer: str, reference: str) -> Rouge:
-    """ROUGE-1, ROUGE-2 and ROUGE-L of one answer."""
+    """ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum of one answer."""
     scores = _ROUGE_N.score(target=reference, prediction=answer)
-    return Rouge(scores["rouge1"].fmeasure, scores["rouge2"].fmeasure, _rouge_l(words(answer), words(reference)))
+    longest = by_lines = _rouge_l(words(answer), words(reference))
+    if "\n" in answer or "\n" in reference:
+        by_lines = _ROUGE_LSUM.score(target=reference, prediction=answer)["rougeLsum"].fmeasure
+    return Rouge(scores["rouge1"].fmeasure, scores["rouge2"].fmeasure, longest, by_lines)
 
 
 def _rouge_l(answer: Sequence[str], reference: Sequence[str]) -> float:

@@ -37,10 +37,12 @@ METRICS = (
     Metric("rouge1", "ROUGE-1", 3),
     Metric("rouge2", "ROUGE-2", 3),
     Metric("rougeL", "ROUGE-L", 3),
+    Metric("rougeLsum", "ROUGE-Lsum", 3),
     Metric("bleu", "BLEU", 1),
     Metric("chrf", "chrF", 1),
     Metric("perplexity", "Perplexity", 2, lower_is_better=True),
     Metric("bits_per_byte", "Bits per byte", 3, lower_is_better=True),
+    Metric("calibration_error", "Calibration error", 3, lower_is_better=True),
 )
 
 

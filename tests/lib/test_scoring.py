@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from stages.lib import prefill, scoring
-from stages.lib.scoring import bits_per_byte, perplexity, token_losses
+from stages.lib.figures import bits_per_byte, calibration, calibration_error, perplexity
+from stages.lib.scoring import Foreseen, foresee
 from tests.tiny import VOCABULARY, tiny_gpt2, tiny_llama, tiny_mistral
 
 MODELS = {"llama": tiny_llama(), "gpt2": tiny_gpt2(), "mistral": tiny_mistral()}
@@ -18,12 +19,16 @@ LENGTHS = [(1, 3), (90, 1), (3, 40), (7, 2), (1, 1), (20, 5), (64, 12), (3, 3), 
 ROWS = [[RANDOM.integers(VOCABULARY, size=number).tolist() for number in pair] for pair in LENGTHS]
 
 
-def losses(model, rows, batch_size: int) -> list[list[float]]:
+def foreseen(model, rows, batch_size: int) -> list[Foreseen]:
     found = {}
     for places in prefill.batches([len(prompt) for prompt, _ in rows], batch_size):
         read = prefill.read(model, [rows[place][0] for place in places])
-        found |= zip(places, token_losses(model, read, [rows[place][1] for place in places]), strict=True)
+        found |= zip(places, foresee(model, read, [rows[place][1] for place in places]), strict=True)
     return [found[place] for place in range(len(rows))]
+
+
+def losses(model, rows, batch_size: int) -> list[list[float]]:
+    return [one.nats for one in foreseen(model, rows, batch_size)]
 
 
 def by_the_book(model, prompt: list[int], completion: list[int]) -> list[float]:
@@ -38,6 +43,26 @@ def by_the_book(model, prompt: list[int], completion: list[int]) -> list[float]:
 def test_each_completion_token_has_the_loss_of_a_plain_forward_pass(model):
     for (prompt, completion), found in zip(ROWS, losses(model, ROWS, batch_size=4), strict=True):
         assert found == pytest.approx(by_the_book(model, prompt, completion), rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_confidence_is_the_largest_probability_and_a_hit_is_where_it_came(model):
+    rows = [*ROWS, (ROWS[0][0], greedy(model, ROWS[0][0], 4))]  # one completion that the model would write
+    for (prompt, completion), found in zip(rows, foreseen(model, rows, batch_size=4), strict=True):
+        with torch.inference_mode():
+            logits = model(torch.tensor([prompt + completion]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+        held = logits.double().softmax(-1)
+        assert found.confidence == pytest.approx(held.max(-1).values.tolist(), rel=1e-4)
+        assert found.hits == (held.argmax(-1) == torch.tensor(completion)).tolist()
+    assert all(found.hits)
+
+
+def greedy(model, prompt: list[int], count: int) -> list[int]:
+    ids = list(prompt)
+    for _ in range(count):
+        with torch.inference_mode():
+            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
 
 
 @pytest.mark.parametrize("batch_size", [3, 16])
@@ -73,8 +98,8 @@ def test_logits_are_never_held_for_all_tokens_of_long_answers(monkeypatch):
 def test_scoring_leaves_the_prompts_as_they_were_read():
     model = MODELS["llama"]
     read = prefill.read(model, [[1, 2, 3], [4]])
-    first = token_losses(model, read, [[5, 6], [7]])
-    assert token_losses(model, read, [[5, 6], [7]]) == first
+    first = foresee(model, read, [[5, 6], [7]])
+    assert foresee(model, read, [[5, 6], [7]]) == first
 
 
 def test_perplexity_weighs_tokens_and_not_rows():
@@ -92,3 +117,20 @@ def test_what_is_not_defined_is_no_number_and_raises_nothing():
     assert np.isnan(perplexity(nothing, nothing))
     assert np.isnan(bits_per_byte(nothing, nothing))
     assert np.isinf(perplexity(np.array(1e6), np.array(1.0)))
+
+
+def test_calibration_error_by_hand():
+    """0.9 sure and right half the time: 0.4 off. 0.35 sure and right once in four: 0.1 off. 4 and 4 tokens."""
+    counts = calibration([0.9] * 4 + [0.35] * 4, [True, False] * 2 + [True, False, False, False])
+
+    assert calibration_error(np.array(counts)) == pytest.approx(0.25)
+
+
+def test_calibration_adds_up_over_rows_and_knows_certainty():
+    one, other = calibration([1.0, 0.31], [True, False]), calibration([0.39], [True])
+
+    summed = np.array(one) + np.array(other)
+    assert summed.tolist() == calibration([1.0, 0.31, 0.39], [True, False, True])
+    assert calibration_error(summed) == pytest.approx((0 + abs(0.7 - 1)) / 3)
+    assert np.isnan(calibration_error(np.zeros(30)))
+    assert calibration_error(np.stack([[summed, np.array(one)]] * 2)).shape == (2, 2)

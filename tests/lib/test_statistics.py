@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.lib.statistics import interval, resampled_totals, totals
+from stages.lib.statistics import holm, interval, p_value, resampled_totals, totals
 
 RANDOM = np.random.default_rng(3)
 
@@ -87,3 +87,45 @@ def test_a_95_percent_interval_holds_the_truth_about_95_times_in_100():
         low, high = interval(sums["a"] / sums["rows"])
         held += low <= 0.3 <= high
     assert 0.90 <= held / 300 <= 0.985
+
+
+def test_p_and_interval_agree_on_what_is_chance():
+    random = np.random.default_rng(5)
+    for shift in (0.0, 1.0, 1.9, 2.1, 3.0):
+        drawn = random.normal(shift, 1, 4000)
+        low, high = interval(drawn)
+        assert (p_value(drawn) < 0.05) == (low > 0 or high < 0)
+        assert p_value(drawn) == pytest.approx(p_value(-drawn))
+
+
+def test_nothing_is_impossible_and_nothing_undefined_has_a_p():
+    assert p_value(np.ones(999)) == pytest.approx(2 / 1000)
+    assert p_value(np.zeros(10)) == 1
+    assert p_value(np.array([1.0, np.nan])) is None
+
+
+def test_holm_is_that_of_the_paper():
+    """By hand: 0.01 · 4, 0.02 · 3, 0.03 · 2 raised to what stands before it, 0.04 likewise."""
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    """2,000 experiments of 120 rows in groups, each judged by its own bootstrap: 93 to 97 of a hundred hold it.
+
+    A group's rows succeed or fail together, in part: resampled row by row, the intervals would be too narrow.
+    """
+    random = np.random.default_rng(11)
+    groups = [f"g{number // 2}" for number in range(120)]
+    covered = {"by group": 0, "by row": 0}
+    for _ in range(2000):
+        shared = np.repeat(random.normal(0.3, 1, 60), 2)
+        columns = {"rows": np.ones(120), "gain": shared + random.normal(0, 0.5, 120)}
+        for way, drawn_by in (("by group", groups), ("by row", [str(number) for number in range(120)])):
+            sums = resampled_totals(columns, drawn_by, 400, seed=int(random.integers(1 << 30)))
+            low, high = interval(sums["gain"] / sums["rows"])
+            covered[way] += low <= 0.3 <= high
+
+    assert 0.93 <= covered["by group"] / 2000 <= 0.97
+    assert covered["by row"] / 2000 < 0.90

@@ -63,7 +63,7 @@ def test_words_are_what_a_reader_counts(text, expected):
 
 @pytest.mark.parametrize(("answer", "reference"), PAIRS)
 def test_rouge_on_english_is_that_of_rouge_score_itself(answer, reference):
-    theirs = RougeScorer(["rouge1", "rouge2", "rougeL"]).score(reference, answer)
+    theirs = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"]).score(reference, answer)
     assert rouge(answer, reference) == pytest.approx(tuple(score.fmeasure for score in theirs.values()), abs=1e-12)
 
 
@@ -80,9 +80,15 @@ def test_rouge_l_by_the_fast_subsequence_is_that_of_rouge_score(answer, referenc
     assert rouge(answer, reference).rougeL == pytest.approx(theirs, abs=1e-12)
 
 
+@given(st.text(st.sampled_from("ab 1.退款\n"), max_size=25), st.text(st.sampled_from("ab 1.退款\n"), max_size=25))
+def test_rouge_lsum_is_that_of_rouge_score_line_by_line(answer, reference):
+    theirs = RougeScorer(["rougeLsum"], tokenizer=OurWords()).score(reference, answer)["rougeLsum"].fmeasure
+    assert rouge(answer, reference).rougeLsum == pytest.approx(theirs, abs=1e-12)
+
+
 def test_rouge_tells_chinese_texts_apart():
     """rouge_score by itself gives 0 to the first pair and 1 to the second."""
-    assert rouge("模型很好", "模型很好") == (1, 1, 1)
+    assert rouge("模型很好", "模型很好") == (1, 1, 1, 1)
     assert rouge("GPT4 模型很好", "GPT4 模型很差").rouge1 == pytest.approx(4 / 5)
 
 
@@ -144,7 +150,7 @@ def test_empty_answers_score_nothing():
     """Field fault 4."""
     for metric in (bleu, chrf):
         assert metric.score(metric.counts(["", ""], ["a", "b"]).sum(axis=0)) == 0
-    assert rouge("", "a") == (0, 0, 0)
+    assert rouge("", "a") == (0, 0, 0, 0)
 
 
 def test_a_signature_says_how_the_score_was_made():
