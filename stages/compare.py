@@ -80,7 +80,7 @@ def compare(before: pa.Table, after: pa.Table, resamples: int, seed: int) -> Com
     overall = [
         Comparison(metric, *map(float, values[metric.name]), *(_bounds(drawn, metric) or (None, None)))
         for metric in METRICS
-        if np.isfinite(values[metric.name]).all()
+        if metric.name in values and np.isfinite(values[metric.name]).all()
     ]
     right = found["exact_match"]
     metric = next(one for one in METRICS if one.name == ("exact_match" if right.any() else "chrf"))
@@ -161,6 +161,9 @@ def lines(found: Comparisons, before: str, after: str) -> list[str]:
     for name, count in zip((before, after), found.only, strict=True):
         if count:
             told.append(f"left out: {counted(count, 'row')} only in {name}, or asked or answered otherwise there")
+    missing = [metric.label for metric in METRICS if metric not in [one.metric for one in found.overall]]
+    if missing:
+        told.append(f"left out: {', '.join(missing)}, which the predictions of one do not hold or do not define")
     told += [
         "",
         *_aligned([_cells(one.metric.label, one, SAID.get(one.judgement, one.judgement)) for one in found.overall]),

@@ -14,6 +14,7 @@ from stages import compare as stage
 from stages.lib import artifacts, text_metrics
 from stages.lib.errors import UserError
 from stages.lib.figures import MODELS, PREDICTIONS, calibration
+from stages.lib.verdict import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -78,6 +79,19 @@ def test_rows_are_paired_by_what_was_asked_whatever_their_order() -> None:
 def test_nothing_in_common_is_said() -> None:
     with pytest.raises(UserError, match="no test row was judged in both"):
         stage.compare(judged([True]), judged([True], reference=["another"]), 100, 7)
+
+
+def test_what_an_older_retune_has_not_stored_is_left_out_and_said() -> None:
+    table = judged([True, False] * 10)
+    older = table.drop_columns([f"{model}_{name}" for model in MODELS for name in ("rougeLsum", "calibration")])
+
+    compared = stage.compare(older, table, 100, 7)
+
+    expected = {one.name for one in METRICS} - {"rougeLsum", "calibration_error"}
+    assert {one.metric.name for one in compared.overall} == expected
+    said = "\n".join(stage.lines(compared, "main", "here"))
+    assert "left out: ROUGE-Lsum, Calibration error, which the predictions of one do not hold" in said
+    assert "left out" not in "\n".join(stage.lines(stage.compare(table, table, 100, 7), "main", "here"))
 
 
 def test_one_group_has_no_interval() -> None:

@@ -45,7 +45,8 @@ def columns(pair: Sequence[tuple[pa.Table, str]]) -> Columns:
     """What the figures of two models on the same rows are made of: (rows, 2) or (rows, 2, counts), to be summed.
 
     Args:
-        pair: for each model the predictions (as PREDICTIONS, rows in the same order), and its name there.
+        pair: for each model the predictions (as PREDICTIONS, rows in the same order), and its name there. Scores that
+            not both have are left out.
     """
 
     def stacked(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -62,31 +63,30 @@ def columns(pair: Sequence[tuple[pa.Table, str]]) -> Columns:
             ]
         )
 
-    summed = {
-        name: stacked([table[f"{model}_{name}"].to_numpy().astype(np.float64) for table, model in pair])
-        for name in ("nll", "text_nll", *_MEANS)
-    }
-    return {
-        "rows": np.ones((pair[0][0].num_rows, len(pair))),
-        "tokens": numbers("tokens"),
-        "bytes": numbers("bytes"),
-        "calibration": stacked([np.array(table[f"{model}_calibration"].to_pylist()) for table, model in pair]),
-        "bleu": counts(text_metrics.bleu),
-        "chrf": counts(text_metrics.chrf),
-        **summed,
-    }
+    found = {"rows": np.ones((pair[0][0].num_rows, len(pair))), "tokens": numbers("tokens"), "bytes": numbers("bytes")}
+    for name in ("nll", "text_nll", "calibration", *_MEANS):
+        if all(f"{model}_{name}" in table.column_names for table, model in pair):
+            found[name] = stacked(
+                [np.array(table[f"{model}_{name}"].to_pylist(), dtype=float) for table, model in pair]
+            )
+    return found | {"bleu": counts(text_metrics.bleu), "chrf": counts(text_metrics.chrf)}
 
 
 def figures(sums: Sums) -> Sums:
-    """The figures of both models, (…, 2), out of sums over rows: all rows, a category's, or a resample's."""
-    return {
+    """The figures of both models, (…, 2), out of sums over rows: all rows, a category's, or a resample's.
+
+    One whose sums are not there is left out: an older Retune has not stored them.
+    """
+    found = {
         "perplexity": perplexity(sums["nll"], sums["tokens"]),
         "bits_per_byte": bits_per_byte(sums["text_nll"], sums["bytes"]),
-        "calibration_error": calibration_error(sums["calibration"]),
-        **{name: sums[name] / sums["rows"] for name in _MEANS},
+        **{name: sums[name] / sums["rows"] for name in _MEANS if name in sums},
         "bleu": text_metrics.bleu.score(sums["bleu"]),
         "chrf": text_metrics.chrf.score(sums["chrf"]),
     }
+    if "calibration" in sums:
+        found["calibration_error"] = calibration_error(sums["calibration"])
+    return found
 
 
 def perplexity(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDArray[np.float64]:
