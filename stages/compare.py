@@ -7,7 +7,7 @@ Writes  nothing: it prints how the tuned models differ, metric by metric and cat
 import argparse
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,36 +17,17 @@ import pyarrow.parquet as pq
 from stages.lib import artifacts, page
 from stages.lib.errors import UserError, run
 from stages.lib.figures import columns, figures
+from stages.lib.headline import headline
 from stages.lib.params import load, load_seed
 from stages.lib.plural import counted
+from stages.lib.slices import FEW, Slice, slices
 from stages.lib.statistics import Columns, Sums, holm, interval, p_value, resampled_totals, totals
 from stages.lib.verdict import METRICS, Comparison, Metric
 from stages.params.evaluate import EvaluateParams
 
 PREDICTIONS = Path("data/predictions/predictions.parquet")
-FEW = 30  # rows of a category, below which a difference is hardly ever told from chance
-LEVEL = 0.05
 SAID = {"unclear": "no significant difference", "same": "the same"}
 SHOWN = 5  # rows that are named
-
-
-@dataclass(frozen=True)
-class Category:
-    """One category, in the figure that tells most: exact match, or chrF where no answer ever matches."""
-
-    name: str
-    rows: int
-    comparison: Comparison
-    p: float | None  # after Holm's correction for as many questions as there are categories
-
-    @property
-    def judgement(self) -> str:
-        """In words."""
-        if self.comparison.difference == 0:
-            return SAID["same"]
-        if self.p is None or self.p >= LEVEL:
-            return SAID["unclear"]
-        return "better" if self.comparison.difference > 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -56,7 +37,9 @@ class Comparisons:
     rows: int
     only: tuple[int, int]  # rows that one of them judged alone, or with another prompt or reference
     overall: list[Comparison]
-    categories: list[Category]
+    missing: list[str]  # metrics that one of them does not hold, or that are infinite
+    metric: Metric  # by which the categories are compared
+    categories: list[Slice]
     lost: list[str]  # ids of rows answered right before, and wrong after
     won: list[str]
 
@@ -75,20 +58,23 @@ def compare(before: pa.Table, after: pa.Table, resamples: int, seed: int) -> Com
     only = (before.num_rows - len(pairs), after.num_rows - len(pairs))
     before, after = before.take(pairs[:, 0]), after.take(pairs[:, 1])
     found = columns([(before, "tuned"), (after, "tuned")])
-    groups, names = after["group"].to_pylist(), np.array(after["category"].to_pylist())
+    groups = after["group"].to_pylist()
     values, drawn = figures(totals(found)), _drawn(found, groups, resamples, seed)
     overall = [
-        Comparison(metric, *map(float, values[metric.name]), *(_bounds(drawn, metric) or (None, None)))
+        _comparison(metric, values[metric.name], drawn.get(metric.name))
         for metric in METRICS
         if metric.name in values and np.isfinite(values[metric.name]).all()
     ]
+    asked = [metric for metric in METRICS if not np.isnan(values.get(metric.name, 0)).all()]  # by any row at all
     right = found["exact_match"]
-    metric = next(one for one in METRICS if one.name == ("exact_match" if right.any() else "chrf"))
+    first = headline(right.flat)
     return Comparisons(
         rows=len(pairs),
         only=only,
-        overall=overall,
-        categories=_categories(found, groups, names, metric, resamples, seed),
+        overall=_corrected(overall),
+        missing=[metric.label for metric in asked if metric not in [one.metric for one in overall]],
+        metric=next(metric for metric in METRICS if metric.name == first),
+        categories=slices(found, groups, after["category"].to_pylist(), first, resamples, seed),
         lost=after.filter(pa.array(right[:, 0] > right[:, 1]))["id"].to_pylist(),
         won=after.filter(pa.array(right[:, 0] < right[:, 1]))["id"].to_pylist(),
     )
@@ -107,25 +93,19 @@ def _drawn(found: Columns, groups: Sequence[str], resamples: int, seed: int) -> 
     return figures(resampled_totals(found, groups, resamples, seed)) if len(set(groups)) > 1 else {}
 
 
-def _bounds(drawn: Sums, metric: Metric) -> tuple[float, float] | None:
-    return interval(drawn[metric.name][:, 1] - drawn[metric.name][:, 0]) if drawn else None
+def _comparison(metric: Metric, values: np.ndarray, drawn: np.ndarray | None) -> Comparison:
+    before, after = map(float, values)
+    if drawn is None:
+        return Comparison(metric, before, after)
+    differences = drawn[:, 1] - drawn[:, 0]
+    low, high = interval(differences) or (None, None)
+    return Comparison(metric, before, after, low, high, p_value(differences))
 
 
-def _categories(
-    found: Columns, groups: Sequence[str], names: np.ndarray, metric: Metric, resamples: int, seed: int
-) -> list[Category]:
-    made: list[tuple[str, int, Comparison, float | None]] = []
-    for name in sorted(set(names.tolist())):
-        members = names == name
-        part = {key: column[members] for key, column in found.items()}
-        own = [group for group, is_member in zip(groups, members, strict=True) if is_member]
-        before, after = figures(totals(part))[metric.name]
-        drawn = _drawn(part, own, resamples, seed)
-        low, high = _bounds(drawn, metric) or (None, None)
-        p = p_value(drawn[metric.name][:, 1] - drawn[metric.name][:, 0]) if drawn else None
-        made.append((name, int(members.sum()), Comparison(metric, float(before), float(after), low, high), p))
-    corrected = iter(holm([p for *_, p in made if p is not None]))
-    return [Category(name, rows, one, None if p is None else next(corrected)) for name, rows, one, p in made]
+def _corrected(comparisons: list[Comparison]) -> list[Comparison]:
+    """With p for as many questions as there are metrics: of ten, one may well seem to move by chance."""
+    corrected = iter(holm([one.p for one in comparisons if one.p is not None]))
+    return [one if one.p is None else replace(one, p=next(corrected)) for one in comparisons]
 
 
 def read(revision: str | None) -> pa.Table:
@@ -161,23 +141,18 @@ def lines(found: Comparisons, before: str, after: str) -> list[str]:
     for name, count in zip((before, after), found.only, strict=True):
         if count:
             told.append(f"left out: {counted(count, 'row')} only in {name}, or asked or answered otherwise there")
-    missing = [metric.label for metric in METRICS if metric not in [one.metric for one in found.overall]]
-    if missing:
-        told.append(f"left out: {', '.join(missing)}, which the predictions of one do not hold or do not define")
+    if found.missing:
+        told.append(f"left out: {', '.join(found.missing)}, which the predictions of one do not hold or do not define")
     told += [
         "",
-        *_aligned([_cells(one.metric.label, one, SAID.get(one.judgement, one.judgement)) for one in found.overall]),
+        _verdict(found.overall),
+        "",
+        *_aligned([_cells(one.metric.label, one, one.judgement) for one in found.overall]),
     ]
     if len(found.categories) > 1:
-        label = found.categories[0].comparison.metric.label
-        few = any(one.rows < FEW for one in found.categories)
-        told += ["", f"{label} by category, Holm's correction{f'; * fewer than {FEW} rows' if few else ''}"]
-        told += _aligned(
-            [
-                _cells(f"{one.name}{'*' if one.rows < FEW else ''} ({one.rows})", one.comparison, one.judgement)
-                for one in found.categories
-            ]
-        )
+        few = f"; * fewer than {FEW} rows" if any(one.rows < FEW for one in found.categories) else ""
+        told += ["", f"{found.metric.label} by category, Holm's correction{few}"]
+        told += _aligned([_category_cells(one, found.metric) for one in found.categories])
     for what, ids in (("right before, wrong now", found.lost), ("wrong before, right now", found.won)):
         if ids:
             more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
@@ -185,9 +160,33 @@ def lines(found: Comparisons, before: str, after: str) -> list[str]:
     return told
 
 
+def _verdict(comparisons: Sequence[Comparison]) -> str:
+    """The answer to the question, in one line."""
+    changed = {
+        judgement: ", ".join(one.metric.label for one in comparisons if one.judgement == judgement)
+        for judgement in ("better", "worse")
+    }
+    said = [f"{judgement} by more than chance: {labels}" for judgement, labels in changed.items() if labels]
+    if not said:
+        return "the same" if all(one.judgement == "same" for one in comparisons) else "no significant difference"
+    return "; ".join(said)
+
+
+def _category_cells(one: Slice, metric: Metric) -> list[str]:
+    low, high = one.bounds or (None, None)
+    name = f"{one.name}{'*' if one.rows < FEW else ''} ({one.rows})"
+    return _cells(name, Comparison(metric, *one.values, low, high), one.judgement)
+
+
 def _cells(name: str, one: Comparison, judgement: str) -> list[str]:
     bounds = f"[{one.interval}]" if one.interval else "no interval"
-    cells = [name, f"{one.metric.show(one.base)} → {one.metric.show(one.tuned)}", one.change, bounds, judgement]
+    cells = [
+        name,
+        f"{one.metric.show(one.base)} → {one.metric.show(one.tuned)}",
+        one.change,
+        bounds,
+        SAID.get(judgement, judgement),
+    ]
     return [cell.replace(page.NO_BREAK, " ") for cell in cells]
 
 

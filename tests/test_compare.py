@@ -1,5 +1,6 @@
 """Compare: whether what two revisions made of the same rows differs by more than chance."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from stages import compare as stage
 from stages.lib import artifacts, text_metrics
 from stages.lib.errors import UserError
-from stages.lib.figures import MODELS, PREDICTIONS, calibration
+from stages.lib.figures import MODELS, SCHEMA, calibration
 from stages.lib.verdict import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,16 +28,17 @@ def judged(right: list[bool], categories: list[str] | None = None, **changes: li
         answer = reference if is_right else f"order {number + 1:04}"
         row: dict[str, Any] = {"id": f"r{number:03}", "group": f"g{number // 2}", "prompt": f"Which? {number}"}
         row |= {"category": categories[number] if categories else "all", "reference": reference}
-        row |= {"tokens": 4, "bytes": len(reference)}
+        row |= {"tokens": 4, "bytes": len(reference), "prompt_hash": "", "constraints": []}
         for model in MODELS:
             row |= {f"{model}_answer": answer, f"{model}_finish": "stop", f"{model}_tokens": 3}
             row |= {f"{model}_nll": nats, f"{model}_text_nll": nats}
+            row |= {f"{model}_broken": [], f"{model}_broken_loosely": [], f"{model}_copied": False}
             row[f"{model}_calibration"] = calibration([0.5] * 4, [is_right] * 4)
             scores = {"exact_match": text_metrics.exact_match(answer, reference)}
             scores |= text_metrics.rouge(answer, reference)._asdict() | {"chrf": 50.0}
             row |= {f"{model}_{name}": value for name, value in scores.items()}
         rows.append(row | {name: values[number] for name, values in changes.items()})
-    return pa.Table.from_pylist(rows, schema=PREDICTIONS)
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def found(before: pa.Table, after: pa.Table) -> dict[str, str]:
@@ -50,6 +52,7 @@ def test_what_is_the_same_is_called_so() -> None:
 
     assert {one.judgement for one in compared.overall} == {"same"}
     assert (compared.rows, compared.only, compared.lost, compared.won) == (40, (0, 0), [], [])
+    assert "\n\nthe same\n\n" in "\n".join(stage.lines(compared, "main", "here"))
 
 
 def test_a_change_on_many_rows_is_real_and_one_on_a_few_may_be_chance() -> None:
@@ -62,6 +65,16 @@ def test_a_change_on_many_rows_is_real_and_one_on_a_few_may_be_chance() -> None:
     assert found(before, judged([False] * 29 + [True] * 30 + [False]))["exact_match"] == "same"
     assert found(nearly, judged([True] * 1 + [False] * 28 + [True] * 31))["exact_match"] == "same"
     assert found(before, nearly)["exact_match"] == "unclear"
+
+
+def test_a_change_by_chance_is_no_significant_difference_whatever_many_metrics_say() -> None:
+    """Of coin flips, hardly ever more than one in twenty pairs may be called a change."""
+    random = np.random.default_rng(5)
+    said = []
+    for _ in range(40):
+        before, after = (judged((random.random(60) < 0.5).tolist()) for _ in range(2))
+        said.append("\n".join(stage.lines(stage.compare(before, after, 400, 7), "main", "here")))
+    assert sum("no significant difference\n\n" in one for one in said) >= 36
 
 
 def test_rows_are_paired_by_what_was_asked_whatever_their_order() -> None:
@@ -87,7 +100,8 @@ def test_what_an_older_retune_has_not_stored_is_left_out_and_said() -> None:
 
     compared = stage.compare(older, table, 100, 7)
 
-    expected = {one.name for one in METRICS} - {"rougeLsum", "calibration_error"}
+    of_constraints = {f"{level}_{way}" for level in ("prompt", "instruction") for way in ("strict", "loose")}
+    expected = {one.name for one in METRICS} - {"rougeLsum", "calibration_error", *of_constraints}
     assert {one.metric.name for one in compared.overall} == expected
     said = "\n".join(stage.lines(compared, "main", "here"))
     assert "left out: ROUGE-Lsum, Calibration error, which the predictions of one do not hold" in said
@@ -120,9 +134,9 @@ def test_a_category_in_which_nothing_changed_but_chance_is_not_called_better(mon
 
     by_chance = stage.compare(before, after, 1000, 7).categories
     assert len(by_chance) == 20
-    assert {one.judgement for one in by_chance} <= {"no significant difference", "the same"}
+    assert {one.judgement for one in by_chance} <= {"unclear", "same"}
     with monkeypatch.context() as uncorrected:
-        uncorrected.setattr(stage, "holm", list)
+        uncorrected.setattr("stages.lib.slices.holm", list)
         alone = stage.compare(before, after, 1000, 7).categories
     assert {one.judgement for one in alone} & {"better", "worse"}
     real = stage.compare(before, changed, 1000, 7).categories
@@ -167,7 +181,8 @@ def test_two_revisions_are_compared_from_gits_and_dvcs_stores(repository: Path) 
     )
 
     assert "40 test rows judged in both HEAD~1 and the workspace" in done.stdout
-    assert "Exact match        50.0 % → 100 %  +50.0 points" in done.stdout
+    assert re.search(r"^Exact match +50.0 % → 100 % +\+50.0 points .* better$", done.stdout, re.MULTILINE)
+    assert "\nbetter by more than chance: Exact match, " in done.stdout
     assert "wrong before, right now: 20 rows: r001, r003, r005, r007, r009 and 15 more" in done.stdout
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages import evaluate as stage
-from stages.evaluate import Evaluation, Judged, Row
+from stages.evaluate import Evaluation, Judged, Questions, Row, Said
 from stages.lib import artifacts, prompts, text_metrics
 from stages.lib.errors import UserError
 from stages.lib.figures import MODELS, calibration, columns
@@ -38,6 +39,7 @@ FIGURES = {
     "rougeLsum",
     "bleu",
     "chrf",
+    "copied",
 }
 
 
@@ -77,8 +79,8 @@ def reported(params_for: Callable[..., EvaluateParams]) -> Callable[[Evaluation]
 
     def report(evaluation: Evaluation) -> dict[str, Any]:
         params = params_for("evaluate", resamples=200)
-        table = stage.predictions(evaluation)
-        content = stage.report(table, both(table), evaluation.left_out, params, seed=7)
+        table, known = stage.predictions(evaluation), stage.known_losses(evaluation)
+        content = stage.report(table, both(table), known, evaluation.questions.left_out, params, seed=7)
         return json.loads(json.dumps(content, allow_nan=False))
 
     return report
@@ -90,14 +92,17 @@ def both(table: pa.Table) -> Columns:
 
 def by_category(evaluation: Evaluation) -> list[dict[str, Any]]:
     table = stage.predictions(evaluation)
-    return stage.by_category(table, both(table))
+    return stage.by_category(table, both(table), workspace.params("evaluate", resamples=200), seed=7)
+
+
+def with_tuned(evaluation: Evaluation, tuned: list[Judged]) -> Evaluation:
+    return replace(evaluation, tuned=Said(tuned, evaluation.base.known))
 
 
 def test_file(root: Path, folder: Path, rows: list[dict[str, Any]]) -> Path:
     """data/prompts with these test rows."""
-    folder.mkdir()
+    shutil.copytree(root / "data/prompts", folder)
     artifacts.write_parquet(folder / "test.parquet", pa.Table.from_pylist(rows, schema=prompts.SCHEMA))
-    shutil.copy(root / "data/prompts/template.json", folder)
     return folder
 
 
@@ -129,11 +134,12 @@ def by_hand(
         return Judged(answer, "stop", 3, nats + 0.5, nats, scores, calibration([0.5, 0.9], [False, True]))
 
     rows = [row(place, reference) for place, reference in enumerate(references)]
+    known = {"train": [0.5 * len(row.example.completion) for row in rows]}
     return Evaluation(
-        rows,
-        [judge(answer, of, 2.0) for answer, of in zip(base, rows, strict=True)],
-        [judge(answer, of, 1.0) for answer, of in zip(tuned, rows, strict=True)],
-        left_out={"limit": 0, "too_long": 0},
+        Questions(rows, {"train": rows}, {"limit": 0, "too_long": 0}),
+        Said([judge(answer, of, 2.0) for answer, of in zip(base, rows, strict=True)], known),
+        Said([judge(answer, of, 1.0) for answer, of in zip(tuned, rows, strict=True)], known),
+        copied=([False] * len(rows), [place == 0 for place in range(len(rows))]),
         device="cpu",
         precision="float32",
     )
@@ -161,7 +167,13 @@ def test_figures_are_those_of_a_calculation_by_hand(reported: Callable[..., dict
     assert content["difference"]["exact_match"] == 1 / 2
     assert content["tuned"]["rouge1"] == 1
     assert content["tuned"]["rougeL"] == pytest.approx((1 + 1 + 1 + 1 / 2) / 4)
-    assert content["by_category"]["中文"] == {"rows": 2, "base_exact_match": 0, "tuned_exact_match": 0.5}
+    assert content["by_category"]["中文"] == {
+        "rows": 2,
+        "few_rows": True,
+        "base_exact_match": 0,
+        "tuned_exact_match": 0.5,
+        "p": 1,
+    }
     assert set(content["difference"]) == set(content["interval"]) == FIGURES
     assert "tok:zh" in content["signature"]["bleu"]
 
@@ -170,7 +182,7 @@ def test_bleu_and_chrf_are_scores_of_the_corpus_and_not_means_over_rows(
     reported: Callable[..., dict[str, Any]],
 ) -> None:
     content = reported(FOUR)
-    answers, references = [one.answer for one in FOUR.base], [row.reference for row in FOUR.rows]
+    answers, references = [one.answer for one in FOUR.base.rows], [row.reference for row in FOUR.questions.rows]
     for name, metric in {"bleu": text_metrics.bleu, "chrf": text_metrics.chrf}.items():
         counts = metric.counts(answers, references)
         assert content["base"][name] == pytest.approx(float(metric.score(counts.sum(axis=0))), rel=1e-5)
@@ -183,7 +195,7 @@ def test_an_interval_holds_its_difference_and_a_model_never_differs_from_itself(
     content = reported(FOUR)
     for name, bound in content["interval"].items():
         assert bound["low"] <= content["difference"][name] <= bound["high"], name
-    same = reported(Evaluation(FOUR.rows, FOUR.base, FOUR.base, FOUR.left_out, "cpu", "float32"))
+    same = reported(replace(FOUR, tuned=FOUR.base, copied=(FOUR.copied[0],) * 2))
     assert set(same["difference"].values()) == {0}
     assert all(bound == {"low": 0, "high": 0} for bound in same["interval"].values())
 
@@ -212,8 +224,8 @@ def test_an_undefined_figure_is_absent_and_never_nan(
 
 def test_a_hopeless_model_has_no_perplexity_but_still_a_report(reported: Callable[..., dict[str, Any]]) -> None:
     """Field fault 4: exp(1000) is infinite."""
-    lost = [Judged("", "length", 8, 4000.0, 4000.0, one.scores, one.calibration) for one in FOUR.tuned]
-    content = reported(Evaluation(FOUR.rows, FOUR.base, lost, FOUR.left_out, "cpu", "float32"))
+    lost = [Judged("", "length", 8, 4000.0, 4000.0, one.scores, one.calibration) for one in FOUR.tuned.rows]
+    content = reported(with_tuned(FOUR, lost))
     assert "perplexity" not in content["tuned"]
     assert "perplexity" not in content["difference"]
     assert "perplexity" in content["base"]
@@ -222,7 +234,7 @@ def test_a_hopeless_model_has_no_perplexity_but_still_a_report(reported: Callabl
 
 def test_the_category_table_has_a_line_a_category_and_an_empty_cell_for_what_is_undefined() -> None:
     evaluation = by_hand(["AB12", "", "退款"], ["AB12", "x", "退款"], ["", "", "退款"])
-    evaluation.rows[1] = Row(**{**evaluation.rows[1].__dict__, "category": "empty, and odd"})
+    evaluation.questions.rows[1] = Row(**{**evaluation.questions.rows[1].__dict__, "category": "empty, and odd"})
     lines = list(csv.DictReader(stage._csv(by_category(evaluation)).splitlines()))
     assert [line["category"] for line in lines] == ["codes", "empty, and odd", "中文"]
     assert [line["rows"] for line in lines] == ["1", "1", "1"]
@@ -288,7 +300,7 @@ def test_an_answer_that_the_model_never_ends_is_counted_as_truncated(
 ) -> None:
     evaluation = judged(max_new_tokens=2)
     content = reported(evaluation)
-    for name, models in (("base", evaluation.base), ("tuned", evaluation.tuned)):
+    for name, models in (("base", evaluation.base.rows), ("tuned", evaluation.tuned.rows)):
         assert content[name]["truncated_answers"] == sum(one.finish == "length" for one in models) > 0
 
 
@@ -296,12 +308,12 @@ def test_a_limit_draws_the_same_rows_again_and_a_larger_one_only_adds(
     root: Path, tmp_path: Path, judged: Callable[..., Evaluation]
 ) -> None:
     few, more = judged(rows=3), judged(rows=5)
-    assert [row.id for row in judged(rows=3).rows] == [row.id for row in few.rows]
-    assert {row.id for row in few.rows} < {row.id for row in more.rows}
-    assert few.left_out == {"limit": 6, "too_long": 0}
+    assert [row.id for row in judged(rows=3).questions.rows] == [row.id for row in few.questions.rows]
+    assert {row.id for row in few.questions.rows} < {row.id for row in more.questions.rows}
+    assert few.questions.left_out == {"limit": 6, "too_long": 0}
     rows = pq.read_table(root / "data/prompts/test.parquet").to_pylist()
     grown = test_file(root, tmp_path / "grown", [*workspace.rows(1, seed=99), *rows])
-    kept = {row.id for row in judged(grown, rows=5).rows} & {row.id for row in more.rows}
+    kept = {row.id for row in judged(grown, rows=5).questions.rows} & {row.id for row in more.questions.rows}
     assert len(kept) >= 4
 
 
@@ -312,8 +324,8 @@ def test_a_row_too_long_for_the_model_is_left_out_and_counted(
     long = {**row, "segments": [{**row["segments"][0], "text": "0 " * 600}, row["segments"][1]]}
     rows = pq.read_table(root / "data/prompts/test.parquet").to_pylist()
     evaluation = judged(test_file(root, tmp_path / "some", [long, *rows]))
-    assert evaluation.left_out == {"limit": 0, "too_long": 1}
-    assert len(evaluation.rows) == len(rows)
+    assert evaluation.questions.left_out == {"limit": 0, "too_long": 1}
+    assert len(evaluation.questions.rows) == len(rows)
     with pytest.raises(UserError, match=r"none of the 1 rows leaves room .* evaluate.max_new_tokens"):
         judged(test_file(root, tmp_path / "none", [long]))
 
@@ -372,5 +384,12 @@ def test_the_stage_writes_the_same_bytes_twice_and_ends_with_one_line(root: Path
         files = [*(work / "data/predictions").iterdir(), work / stage.REPORT, work / stage.BY_CATEGORY]
         written.append({file.name: file.read_bytes() for file in files})
     assert written[0] == written[1]
-    assert set(written[0]) == {"predictions.parquet", "predictions.jsonl", "eval.json", "eval_by_category.csv"}
+    assert set(written[0]) == {
+        "predictions.parquet",
+        "predictions.jsonl",
+        "losses.parquet",
+        "generation.json",
+        "eval.json",
+        "eval_by_category.csv",
+    }
     assert set(json.loads(written[0]["eval.json"])["difference"]) == FIGURES

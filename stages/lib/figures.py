@@ -4,7 +4,8 @@ A figure is a function of sums over rows, so any part of the rows, and any resam
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from stages.lib import text_metrics
 from stages.lib.statistics import Columns, Sums
 
+Values = NDArray[np.float64]
+
 MODELS = ("base", "tuned")  # the order of a pair
-_MEANS = ("exact_match", "rouge1", "rouge2", "rougeL", "rougeLsum")
 _BINS = 10
+_SCORES = ("exact_match", "rouge1", "rouge2", "rougeL", "rougeLsum")
 
 # What one model did with a row, after the model's name.
 _OF_A_MODEL = {
@@ -24,18 +27,23 @@ _OF_A_MODEL = {
     "tokens": pa.int64(),  # of the answer, without the one that ended it
     "nll": pa.float64(),  # nats, summed over the reference's tokens with the one that ends it
     "text_nll": pa.float64(),  # the same without that one
-    **dict.fromkeys((*_MEANS, "chrf"), pa.float64()),
+    **dict.fromkeys((*_SCORES, "chrf"), pa.float64()),
+    "broken": pa.list_(pa.string()),  # kinds of constraints that the answer does not keep, strictly
+    "broken_loosely": pa.list_(pa.string()),  # and those that it does not keep loosely either
+    "copied": pa.bool_(),  # thirteen words in a row as in a training answer, and not as in its own prompt
     "calibration": pa.list_(pa.float64(), 3 * _BINS),  # as `calibration` has it
 }
-PREDICTIONS = pa.schema(
+SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("category", pa.string()),
         ("group", pa.string()),
+        ("prompt_hash", pa.string()),  # xxh3_128 of the prompt, to join by
         ("prompt", pa.string()),
         ("reference", pa.string()),
         ("tokens", pa.int64()),  # of the reference, with the one that ends it
         ("bytes", pa.int64()),  # UTF-8, of the reference as the template writes it
+        ("constraints", pa.list_(pa.string())),  # kinds of those that the row sets for an answer
         *((f"{model}_{name}", kind) for model in MODELS for name, kind in _OF_A_MODEL.items()),
     ]
 )
@@ -45,60 +53,58 @@ def columns(pair: Sequence[tuple[pa.Table, str]]) -> Columns:
     """What the figures of two models on the same rows are made of: (rows, 2) or (rows, 2, counts), to be summed.
 
     Args:
-        pair: for each model the predictions (as PREDICTIONS, rows in the same order), and its name there. Scores that
-            not both have are left out.
+        pair: for each model the predictions (as SCHEMA, rows in the same order), and its name there. What not both
+            have, an older Retune has not stored: it is left out.
     """
-
-    def stacked(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        return np.stack(values, axis=1)
-
-    def numbers(name: str) -> NDArray[np.float64]:
-        return stacked([table[name].to_numpy().astype(np.float64) for table, _ in pair])
-
-    def counts(metric: text_metrics.CorpusMetric) -> NDArray[np.float64]:
-        return stacked(
-            [
-                metric.counts(table[f"{model}_answer"].to_pylist(), table["reference"].to_pylist())
-                for table, model in pair
-            ]
-        )
-
-    found = {"rows": np.ones((pair[0][0].num_rows, len(pair))), "tokens": numbers("tokens"), "bytes": numbers("bytes")}
-    for name in ("nll", "text_nll", "calibration", *_MEANS):
-        if all(f"{model}_{name}" in table.column_names for table, model in pair):
-            found[name] = stacked(
-                [np.array(table[f"{model}_{name}"].to_pylist(), dtype=float) for table, model in pair]
-            )
-    return found | {"bleu": counts(text_metrics.bleu), "chrf": counts(text_metrics.chrf)}
+    found = [_columns_of(table, model) for table, model in pair]
+    shared = [name for name in found[0] if all(name in one for one in found)]
+    return {name: np.stack([one[name] for one in found], axis=1) for name in shared}
 
 
-def figures(sums: Sums) -> Sums:
-    """The figures of both models, (…, 2), out of sums over rows: all rows, a category's, or a resample's.
+def _columns_of(table: pa.Table, model: str) -> dict[str, Values]:
+    def numbers(name: str) -> Values:
+        return np.array(table[name].to_pylist(), dtype=np.float64)
 
-    One whose sums are not there is left out: an older Retune has not stored them.
-    """
+    def lengths(name: str) -> Values:
+        return np.array([len(kinds) for kinds in table[name].to_pylist()], dtype=np.float64)
+
+    answers, references = table[f"{model}_answer"].to_pylist(), table["reference"].to_pylist()
     found = {
-        "perplexity": perplexity(sums["nll"], sums["tokens"]),
-        "bits_per_byte": bits_per_byte(sums["text_nll"], sums["bytes"]),
-        **{name: sums[name] / sums["rows"] for name in _MEANS if name in sums},
-        "bleu": text_metrics.bleu.score(sums["bleu"]),
-        "chrf": text_metrics.chrf.score(sums["chrf"]),
+        "rows": np.ones(table.num_rows),
+        "tokens": numbers("tokens"),
+        "bytes": numbers("bytes"),
+        "bleu": text_metrics.bleu.counts(answers, references),
+        "chrf": text_metrics.chrf.counts(answers, references),
     }
-    if "calibration" in sums:
-        found["calibration_error"] = calibration_error(sums["calibration"])
+    for name in ("nll", "text_nll", "calibration", "copied", *_SCORES):
+        if f"{model}_{name}" in table.column_names:
+            found[name] = numbers(f"{model}_{name}")
+    if "constraints" in table.column_names:
+        asked = found["constraints"] = lengths("constraints")
+        found["constrained"] = (asked > 0).astype(np.float64)
+        for way, broken in (("strict", "broken"), ("loose", "broken_loosely")):
+            left = lengths(f"{model}_{broken}")
+            found[f"instruction_{way}"] = asked - left
+            found[f"prompt_{way}"] = found["constrained"] * (left == 0)
     return found
 
 
-def perplexity(nats: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+def perplexity(nats: Values, tokens: Values) -> Values:
     """The exponential of a token's loss, out of sums over rows: 1 is certainty. NaN where there are no tokens."""
     with np.errstate(all="ignore"):
         return np.exp(nats / tokens)
 
 
-def bits_per_byte(nats: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.float64]:
+def bits_per_byte(nats: Values, size: Values) -> Values:
     """Bits that a model needs for each byte of text, out of sums over rows: comparable between tokenizers."""
     with np.errstate(all="ignore"):
         return nats / size / math.log(2)
+
+
+def share(part: Values, whole: Values) -> Values:
+    """A mean or a rate. NaN where there is nothing to divide by."""
+    with np.errstate(all="ignore"):
+        return part / whole
 
 
 def calibration(confidence: Sequence[float], hits: Sequence[bool]) -> list[float]:
@@ -109,12 +115,44 @@ def calibration(confidence: Sequence[float], hits: Sequence[bool]) -> list[float
     return [float(value) for value in np.concatenate(counted)]
 
 
-def calibration_error(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+def calibration_error(counts: Values) -> Values:
     """How far a model's confidence in its next token is from how often it is right, 0 to 1 (ECE, Guo et al. 2017).
 
     Args:
         counts: (…, 30), sums of `calibration`. NaN where there are no tokens.
     """
     tokens, confidence, hits = np.moveaxis(counts.reshape(*counts.shape[:-1], 3, _BINS), -2, 0)
-    with np.errstate(all="ignore"):
-        return np.abs(confidence - hits).sum(-1) / tokens.sum(-1)
+    return share(np.abs(confidence - hits).sum(-1), tokens.sum(-1))
+
+
+class Figure(NamedTuple):
+    """How a figure follows from sums over rows."""
+
+    needs: tuple[str, ...]
+    of: Callable[..., Values]
+
+
+FIGURES = {
+    "perplexity": Figure(("nll", "tokens"), perplexity),
+    "bits_per_byte": Figure(("text_nll", "bytes"), bits_per_byte),
+    "calibration_error": Figure(("calibration",), calibration_error),
+    **{name: Figure((name, "rows"), share) for name in _SCORES},
+    "bleu": Figure(("bleu",), text_metrics.bleu.score),
+    "chrf": Figure(("chrf",), text_metrics.chrf.score),
+    "copied": Figure(("copied", "rows"), share),
+    # Named as in IFEval (Zhou et al. 2023, arXiv:2311.07911): by row, and by single constraint.
+    **{f"prompt_{way}": Figure((f"prompt_{way}", "constrained"), share) for way in ("strict", "loose")},
+    **{f"instruction_{way}": Figure((f"instruction_{way}", "constraints"), share) for way in ("strict", "loose")},
+}
+
+
+def figures(sums: Sums) -> Sums:
+    """The figures of both models, (…, 2), out of sums over rows: all rows, a category's, or a resample's.
+
+    One whose sums are not all there is left out.
+    """
+    return {
+        name: figure.of(*(sums[need] for need in figure.needs))
+        for name, figure in FIGURES.items()
+        if all(need in sums for need in figure.needs)
+    }

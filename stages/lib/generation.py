@@ -1,4 +1,4 @@
-"""Answers: what a model writes after a prompt, always the likeliest token (greedy), in batches.
+"""Answers: what a model writes after a prompt, in batches: always the likeliest token (greedy), or drawn by a seed.
 
 A batch gives the texts that its prompts get one by one: they are filled up on the left, and fillers are told apart by
 mask and position, so the pad token plays no part (it is the end token in many bases).
@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import xxhash
 from tqdm import tqdm
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from stages.lib.ending import Stops
 from stages.lib.prefill import FILLER, Prefill, batches, read
@@ -24,6 +26,14 @@ class Answer(NamedTuple):
     tokens: int
 
 
+class Sampling(NamedTuple):
+    """How tokens are drawn, where not the likeliest is taken."""
+
+    temperature: float  # above 0
+    top_p: float  # of the likeliest tokens that have this probability together (Holtzman et al. 2019)
+    seed: int
+
+
 def generate(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -32,6 +42,7 @@ def generate(
     batch_size: int,
     max_new_tokens: int,
     label: str = "generate",
+    sampling: Sampling | None = None,
 ) -> list[Answer]:
     """Answer prompts.
 
@@ -43,6 +54,7 @@ def generate(
         batch_size: prompts per forward pass; it changes the speed, not the answers (in fp32).
         max_new_tokens: an answer is cut off after so many.
         label: of the progress bar.
+        sampling: how tokens are drawn; None takes the likeliest.
 
     Returns:
         One answer a prompt, in the order of `prompts`.
@@ -51,18 +63,19 @@ def generate(
     with tqdm(total=len(prompts), desc=label, unit="row", disable=None) as bar:
         for places in batches([len(prompt) for prompt in prompts], batch_size):
             prefill = read(model, [prompts[place] for place in places])
-            answers.update(zip(places, write_on(model, prefill, stops, decode, max_new_tokens), strict=True))
+            written = write_on(model, prefill, stops, decode, max_new_tokens, sampling)
+            answers.update(zip(places, written, strict=True))
             bar.update(len(places))
     return [answers[place] for place in range(len(prompts))]
 
 
-def write_on(model: Any, prompts: Prefill, stops: Stops, decode: Decode, max_new_tokens: int) -> list[Answer]:
+def write_on(
+    model: Any, prompts: Prefill, stops: Stops, decode: Decode, max_new_tokens: int, sampling: Sampling | None = None
+) -> list[Answer]:
     """Answer one batch of prompts that the model has read. It uses up their cache.
 
     What is left open here, `generate` takes from the model's own settings: `models` loads every base without any.
     """
-    from transformers import GenerationConfig
-
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
@@ -73,9 +86,38 @@ def write_on(model: Any, prompts: Prefill, stops: Stops, decode: Decode, max_new
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model  # a PEFT model wraps the real one
     with torch.inference_mode():
         written = bare.generate(
-            input_ids=prompts.ids, attention_mask=prompts.mask, cache=prompts.cache, generation_config=settings
+            input_ids=prompts.ids,
+            attention_mask=prompts.mask,
+            cache=prompts.cache,
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([_Draw(sampling, prompts)] if sampling else []),
         )
     return [_answer(ids, stops, decode) for ids in written[:, prompts.ids.shape[1] :].tolist()]
+
+
+class _Draw(LogitsProcessor):
+    """Draw tokens by making each the likeliest: with Gumbel noise on the logits (E. J. Gumbel, 1954).
+
+    A row's noise depends on seed and prompt alone, so neither order nor batch changes an answer. What `generate` draws
+    by itself comes from one stream for all.
+    """
+
+    def __init__(self, sampling: Sampling, prompts: Prefill) -> None:
+        self._temperature = sampling.temperature
+        self._likeliest = TopPLogitsWarper(sampling.top_p)
+        self._streams = [
+            torch.Generator().manual_seed(_number(sampling.seed, ids[mask == 1].tolist()))
+            for ids, mask in zip(prompts.ids, prompts.mask, strict=True)
+        ]
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        kept: Any = self._likeliest(input_ids, scores / self._temperature)  # type: ignore[arg-type]
+        waits = torch.stack([torch.empty(kept.shape[1]).exponential_(generator=stream) for stream in self._streams])
+        return kept - waits.log().to(kept.device)
+
+
+def _number(seed: int, ids: Sequence[int]) -> int:
+    return xxhash.xxh3_64_intdigest(f"{seed}:{ids}".encode()) >> 1  # torch takes 63 bits
 
 
 def _answer(ids: list[int], stops: Stops, decode: Decode) -> Answer:

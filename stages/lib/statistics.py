@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Columns = Mapping[str, NDArray[np.float64]]  # each (rows, …)
 Sums = dict[str, NDArray[np.float64]]
 
+LEVEL = 0.05  # p below which a difference is called more than chance
 _DRAWS = 128  # resamples drawn at once, so that memory holds 128 × groups weights
 
 

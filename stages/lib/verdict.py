@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.lib import page
+from stages.lib.headline import headline
+from stages.lib.statistics import LEVEL
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ METRICS = (
     Metric("perplexity", "Perplexity", 2, lower_is_better=True),
     Metric("bits_per_byte", "Bits per byte", 3, lower_is_better=True),
     Metric("calibration_error", "Calibration error", 3, lower_is_better=True),
+    Metric("prompt_strict", "Rows with all constraints kept", 1, is_share=True),
+    Metric("prompt_loose", "The same, judged loosely", 1, is_share=True),
+    Metric("instruction_strict", "Constraints kept", 1, is_share=True),
+    Metric("instruction_loose", "The same, judged loosely", 1, is_share=True),
+    Metric("copied", "Answers that copy from training", 1, lower_is_better=True, is_share=True),
 )
 
 
@@ -55,6 +62,7 @@ class Comparison:
     tuned: float
     low: float | None = None
     high: float | None = None
+    p: float | None = None  # where the metric is one question of several, corrected for their number
 
     @property
     def difference(self) -> float:
@@ -75,10 +83,11 @@ class Comparison:
 
     @property
     def judgement(self) -> str:
-        """`better`, `worse`, `same`, or `unclear` where the interval holds zero."""
+        """`better`, `worse`, `same`, or `unclear` where it may be chance: by p, else if the interval holds zero."""
         if self.difference == 0:
             return "same"
-        if self.low is not None and self.high is not None and self.low <= 0 <= self.high:
+        holds_zero = self.low is not None and self.high is not None and self.low <= 0 <= self.high
+        if holds_zero if self.p is None else self.p >= LEVEL:
             return "unclear"
         return "better" if (self.difference < 0) == self.metric.lower_is_better else "worse"
 
@@ -105,9 +114,8 @@ def verdict(comparisons: Sequence[Comparison], rows: int) -> list[str]:
     judges the likelihood of the references and no generated text, is the second witness.
     """
     found = {comparison.metric.name: comparison for comparison in comparisons}
-    first = found.get("exact_match")
-    if first is None or first.base == first.tuned == 0:
-        first = found.get("chrf", first)
+    exact = found.get("exact_match")
+    first = found.get(headline((exact.base, exact.tuned) if exact else ()), exact)
     witnesses = [witness for witness in (first, found.get("bits_per_byte")) if witness is not None]
     if not witnesses:
         return [f"{rows:,} held-out answers were judged, but by no metric that this page can word."]

@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
 from stages.lib.ending import Stops
-from stages.lib.generation import generate
+from stages.lib.generation import Sampling, generate
 from tests.tiny import VOCABULARY, tiny_gpt2, tiny_llama, tiny_mistral
 
 MODELS = {"llama": tiny_llama(), "gpt2": tiny_gpt2(), "mistral": tiny_mistral()}
@@ -81,3 +81,46 @@ def test_an_adapter_changes_the_answers_and_batches_still_equal_single_ones():
     model = get_peft_model(tiny_llama(), adapter).eval()
     assert texts(model) == [decode(by_the_book(model, prompt)) for prompt in PROMPTS]
     assert texts(model) != texts(MODELS["llama"])
+
+
+def drawn(model, sampling, batch_size=8, prompts=PROMPTS) -> list[str]:
+    answers = generate(model, prompts, NEVER, decode, batch_size, NEW, sampling=sampling)
+    return [answer.text for answer in answers]
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_drawn_answers_depend_on_seed_and_prompt_and_on_nothing_else(model):
+    sampling = Sampling(temperature=0.8, top_p=0.9, seed=7)
+    torch.manual_seed(1)
+    expected = drawn(model, sampling)
+    torch.manual_seed(2)
+    assert drawn(model, sampling, batch_size=3) == expected
+    assert drawn(model, sampling, batch_size=1, prompts=PROMPTS[::-1]) == expected[::-1]
+    assert drawn(model, sampling._replace(seed=8)) != expected
+    assert expected != texts(model)
+
+
+def test_answers_are_drawn_as_often_as_the_model_holds_them_likely():
+    """First tokens of 600 draws against softmax(logits / T), among the likeliest that make up top_p."""
+    model, prompt = MODELS["gpt2"], PROMPTS[3]
+    sampling = Sampling(temperature=0.5, top_p=0.9, seed=0)
+    with torch.inference_mode():
+        held = (model(torch.tensor([prompt])).logits[0, -1] / sampling.temperature).softmax(-1)
+    order = held.argsort(descending=True)
+    kept = order[: int((held[order].cumsum(0) < sampling.top_p).sum()) + 1]
+    wanted = torch.zeros_like(held).index_put((kept,), held[kept] / held[kept].sum())
+    counts = torch.zeros_like(held)
+    for seed in range(600):
+        [answer] = generate(
+            model, [prompt], NEVER, lambda ids: str(ids[0]), 1, 1, sampling=sampling._replace(seed=seed)
+        )
+        counts[int(answer.text)] += 1
+    found = counts / counts.sum()
+    assert set(found.nonzero().flatten().tolist()) <= set(kept.tolist())
+    assert len(kept) >= 3
+    assert float((found - wanted).abs().max()) < 0.08  # four standard errors of a half
+
+
+def test_a_temperature_near_zero_is_greedy():
+    model = MODELS["gpt2"]
+    assert drawn(model, Sampling(1e-6, 1.0, 7)) == texts(model)
