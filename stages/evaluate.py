@@ -226,7 +226,7 @@ def judge(
     from stages.lib.generation import Sampling, write_on
     from stages.lib.scoring import foresee
 
-    sampling = Sampling(params.temperature, params.top_p, seed) if params.temperature else None
+    sampling = Sampling.of(params.temperature, params.top_p, seed)
     judged: dict[int, Judged] = {}
     for places in prefill.batches([len(row.example.prompt) for row in rows], params.batch_size):
         batch = [rows[place] for place in places]

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.lib import artifacts, runtime
+import pyarrow as pa
+
+from stages.lib import artifacts, runtime, worst_rows
 from stages.lib.ending import Ending, read_ending
 from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 ADAPTER = Path("models/adapter")
 PROMPTS = Path("data/prompts")
 PREDICTIONS = Path("data/predictions/predictions.parquet")
+GENERATION = Path("data/predictions/generation.json")
 EVAL = Path("reports/eval.json")
 MERGED = Path("models/merged")
 REPORT = Path("reports/merge.json")
@@ -45,14 +48,15 @@ class Judged:
     budget: int  # tokens that it takes to write the answer, with the one that ends it
 
 
-def gates(report: Mapping[str, Any], wanted: Sequence[Gate]) -> dict[str, Any]:
+def gates(report: Mapping[str, Any], predictions: pa.Table, wanted: Sequence[Gate]) -> dict[str, Any]:
     """Hold every gate against reports/eval.json.
 
     Returns:
         By metric: its value, and the bounds that it kept.
 
     Raises:
-        UserError: naming each gate that failed, and by how much. A model that got worse is not shipped by accident.
+        UserError: naming each gate that failed, by how much, and on which rows of the predictions. A model that got
+            worse is not shipped by accident.
     """
     outcome: dict[str, Any] = {}
     failures = []
@@ -61,21 +65,24 @@ def gates(report: Mapping[str, Any], wanted: Sequence[Gate]) -> dict[str, Any]:
         bounds = {name: bound for name in ("at_least", "at_most") if (bound := getattr(gate, name)) is not None}
         outcome[gate.metric] = {"value": value, **bounds, "passed": True}
         if "at_least" in bounds and value < bounds["at_least"]:
-            failures.append(f"{gate.metric} is {value:g}, {bounds['at_least'] - value:g} below {bounds['at_least']:g}")
-        if "at_most" in bounds and value > bounds["at_most"]:
-            failures.append(f"{gate.metric} is {value:g}, {value - bounds['at_most']:g} above {bounds['at_most']:g}")
+            wrong = f"{gate.metric} is {value:g}, {bounds['at_least'] - value:g} below {bounds['at_least']:g}"
+        elif "at_most" in bounds and value > bounds["at_most"]:
+            wrong = f"{gate.metric} is {value:g}, {value - bounds['at_most']:g} above {bounds['at_most']:g}"
+        else:
+            continue
+        rows = worst_rows.in_words(worst_rows.worst_rows(predictions.to_pylist(), gate.metric))
+        failures.append(f"{wrong} ({rows})" if rows else wrong)
     if failures:
         raise UserError(
-            f"the model was not merged, because {'; '.join(failures)} (params.yaml: merge.gates, figures of {EVAL}). "
-            "Improve the model, or change the gate if it asks too much."
+            f"the model was not merged, because {'; '.join(failures)}. The gates stand in params.yaml: merge.gates, "
+            f"the figures in {EVAL}, the rows in {PREDICTIONS.with_suffix('.jsonl')}. Improve the model, or change the "
+            "gate if it asks too much."
         )
     return outcome
 
 
 def _figure(report: Mapping[str, Any], metric: str) -> float:
-    value: Any = report
-    for step in metric.split("."):
-        value = value.get(step) if isinstance(value, Mapping) else None
+    value = _at(report, metric)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(
             f"params.yaml: merge.gates names {metric}, which {EVAL} does not hold as a number. Name one of its "
@@ -84,11 +91,29 @@ def _figure(report: Mapping[str, Any], metric: str) -> float:
     return value
 
 
-def merge(base: Path, adapter: Path, rows: Sequence[Judged], ending: Ending, out: Path, dtype: str) -> dict[str, Any]:
+def _at(report: Any, path: str) -> Any:
+    """What stands at a path of keys; a key, such as a category, may hold points itself."""
+    if not isinstance(report, Mapping) or path in report:
+        return report.get(path) if isinstance(report, Mapping) else None
+    inner = (_at(report[key], path.removeprefix(f"{key}.")) for key in report if path.startswith(f"{key}."))
+    return next((value for value in inner if value is not None), None)
+
+
+def merge(
+    base: Path,
+    adapter: Path,
+    rows: Sequence[Judged],
+    ending: Ending,
+    out: Path,
+    dtype: str,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
     """Write the merged model into `out`, load it again as any program would, and compare it with the judged model.
 
+    `settings` say how its answers were written when it was judged (data/predictions/generation.json).
+
     Returns:
-        The type of the weights, the largest difference of a logit, and the share of `rows` with the same greedy answer.
+        The type of the weights, the largest difference of a logit, and the share of `rows` with the same answer.
 
     Raises:
         UserError: when the merged model does not compute what the judged one did.
@@ -101,7 +126,7 @@ def merge(base: Path, adapter: Path, rows: Sequence[Judged], ending: Ending, out
     kind = dtype if dtype != "auto" else pinned.dtype if pinned.dtype in TOLERANCE else "float32"
     tuned = models.load_tuned(pinned, adapter, getattr(torch, kind), base=base)
     expected = [_logits(tuned, row.example) for row in rows]
-    _write(tuned, pinned, ending, base, adapter, out)
+    _write(tuned, pinned, ending, base, adapter, out, settings)
     del tuned
     gc.collect()  # one model in memory at a time
     shipped = models.load_shipped(out)
@@ -118,7 +143,7 @@ def merge(base: Path, adapter: Path, rows: Sequence[Judged], ending: Ending, out
         "dtype": kind,
         "compared_rows": len(rows),
         "max_logit_difference": round(max(moved), 6),
-        "same_greedy_texts": _same_texts(shipped, rows, ending),
+        "same_greedy_texts": _same_texts(shipped, rows, ending, settings),
     }
 
 
@@ -131,7 +156,9 @@ def _logits(model: Any, example: Example) -> "torch.Tensor":
         return model(input_ids=ids, logits_to_keep=len(example.completion) + 1).logits[0].float().cpu()
 
 
-def _write(tuned: Any, pinned: Pinned, ending: Ending, base: Path, adapter: Path, out: Path) -> None:
+def _write(
+    tuned: Any, pinned: Pinned, ending: Ending, base: Path, adapter: Path, out: Path, settings: Mapping[str, Any]
+) -> None:
     """Fold and save, with what a server needs: chat template, and every token at which an answer stops."""
     from transformers import GenerationConfig
 
@@ -139,9 +166,10 @@ def _write(tuned: Any, pinned: Pinned, ending: Ending, base: Path, adapter: Path
 
     token = load_tokenizer(base).token_id
     model = tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned
-    # Greedy, as it was judged.
-    model.generation_config = GenerationConfig(
-        do_sample=False,
+    drawn = {name: settings[name] for name in ("temperature", "top_p")} if settings["temperature"] else {}
+    model.generation_config = GenerationConfig(  # as it was judged
+        do_sample=bool(drawn),
+        **drawn,
         bos_token_id=token(pinned.bos),
         eos_token_id=list(ending.stops.ids) or None,
         pad_token_id=token(pinned.pad or pinned.eos),
@@ -150,10 +178,13 @@ def _write(tuned: Any, pinned: Pinned, ending: Ending, base: Path, adapter: Path
     models.save_tokenizer(base, (adapter / "chat_template.jinja").read_text(encoding="utf-8"), out)
 
 
-def _same_texts(model: Any, rows: Sequence[Judged], ending: Ending) -> float:
+def _same_texts(model: Any, rows: Sequence[Judged], ending: Ending, settings: Mapping[str, Any]) -> float:
     """Share of rows that the merged model answers letter by letter as the judged one did."""
-    from stages.lib.generation import generate
+    from transformers import GenerationConfig
 
+    from stages.lib.generation import Sampling, generate
+
+    model.generation_config = GenerationConfig()  # its own settings would be filled in where ours say nothing
     answers = generate(
         model,
         [row.example.prompt for row in rows],
@@ -162,14 +193,15 @@ def _same_texts(model: Any, rows: Sequence[Judged], ending: Ending) -> float:
         batch_size=len(rows),
         max_new_tokens=max(row.budget for row in rows),
         label="merge: compare",
+        sampling=Sampling.of(settings["temperature"], settings["top_p"], settings["seed"]),
     )
     same = sum(ending.without_lead(one.text) == row.answer for one, row in zip(answers, rows, strict=True))
     return round(same / len(rows), 4)
 
 
-def read_judged(prompts: Path, predictions: Path, tokenizer: SegmentTokenizer) -> list[Judged]:
+def read_judged(prompts: Path, predictions: pa.Table, tokenizer: SegmentTokenizer) -> list[Judged]:
     """The first rows that evaluate judged, with what the tuned model answered."""
-    judged = artifacts.read_parquet(predictions, made_by="evaluate").slice(0, COMPARED).to_pylist()
+    judged = predictions.slice(0, COMPARED).to_pylist()
     rows = artifacts.read_parquet(prompts / "test.parquet", made_by="format").select(["id", "segments"]).to_pylist()
     segments = {row["id"]: [Segment(**one) for one in row["segments"]] for row in rows}
     examples = tokenizer.encode([segments[one["id"]] for one in judged])
@@ -182,12 +214,14 @@ def read_judged(prompts: Path, predictions: Path, tokenizer: SegmentTokenizer) -
 def main() -> None:
     """Run the stage."""
     params = load(MergeParams)
-    outcome = gates(artifacts.read_json(EVAL, made_by="evaluate"), params.gates)
+    predictions = artifacts.read_parquet(PREDICTIONS, made_by="evaluate")
+    settings = artifacts.read_json(GENERATION, made_by="evaluate")
+    outcome = gates(artifacts.read_json(EVAL, made_by="evaluate"), predictions, params.gates)
     pinned, tokenizer = load_pinned(BASE), load_tokenizer(BASE)
     ending = read_ending(PROMPTS / "template.json", pinned, tokenizer)
-    rows = read_judged(PROMPTS, PREDICTIONS, tokenizer)
+    rows = read_judged(PROMPTS, predictions, tokenizer)
     with runtime.measured("merge"), artifacts.replacing(MERGED) as out:
-        compared = merge(BASE, ADAPTER, rows, ending, out, params.dtype)
+        compared = merge(BASE, ADAPTER, rows, ending, out, params.dtype, settings)
     artifacts.write_json(REPORT, compared | {"gates": outcome})
     if compared["same_greedy_texts"] < ALIKE:
         warn(

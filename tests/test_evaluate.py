@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -295,6 +296,75 @@ def test_the_base_is_judged_from_the_pinned_files_and_the_tuned_model_differs(
         assert tuned.nll != pytest.approx(base.nll, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("lora", None),
+        ("qlora", None),
+        ("full", None),
+        *(("lora", kind) for kind in ("rslora", "dora", "pissa", "olora", "a head of its own")),
+    ],
+    ids=str,
+)
+def test_the_base_is_the_pinned_files_and_an_adapter_switched_off_agrees(
+    tmp_path: Path, method: str, kind: str | None, params_for: Callable[..., EvaluateParams]
+) -> None:
+    """By every method. PiSSA and OLoRA change the base while they train; what is saved belongs to the pinned one."""
+    import torch
+
+    from stages import train
+    from stages.lib import models
+    from stages.lib.pinned import load_pinned
+
+    root = workspace.make(tmp_path, test=4)
+    lora = workspace.LORA | (workspace.ADAPTERS[kind] if kind else {})
+    settings = workspace.params("train", method=method, lr=5e-3, max_steps=3, epochs=9, lora=lora)
+    base, adapter = root / "models/base", root / "models/adapter"
+    adapter.mkdir()
+    train.train(root / "data/packed", base, adapter, root / "state", settings, seed=7)
+
+    params = params_for("evaluate", max_new_tokens=4, precision="fp32", batch_size=2)
+    evaluation = stage.evaluate(root / "data/prompts", base, adapter, params, seed=7)
+
+    pinned = load_pinned(base)
+    plain = models.load_base(pinned, torch.float32, base=base)
+    tuned = models.load_tuned(pinned, adapter, torch.float32, base=base)
+    for row, of_base, of_tuned in evaluation.pairs():
+        assert of_base.nll == pytest.approx(loss(plain, row), rel=1e-5)
+        assert of_tuned.nll == pytest.approx(loss(tuned, row), rel=1e-5)
+        assert of_tuned.nll != pytest.approx(of_base.nll, rel=1e-4)
+        if method == "full":  # no base is left in it
+            assert not hasattr(tuned, "disable_adapter")
+            continue
+        with tuned.disable_adapter():
+            assert loss(tuned, row) == pytest.approx(of_base.nll, rel=1e-5)
+
+
+def loss(model: Any, row: Row) -> float:
+    """Nats over the completion, by one plain forward pass."""
+    import torch
+
+    with torch.inference_mode():
+        scores = model(torch.tensor([row.example.ids])).logits[0].double().log_softmax(-1)
+    steps = range(row.example.answer_start - 1, len(row.example.ids) - 1)
+    return -float(scores[steps, row.example.completion].sum())
+
+
+def test_known_rows_are_foreseen_by_the_same_code_and_drawn_by_a_hash(judged: Callable[..., Evaluation]) -> None:
+    evaluation, all_rows = judged(known_rows=3), judged(known_rows=1000)
+    lines = stage.known_losses(evaluation).to_pylist()
+    count = Counter(line["split"] for line in lines)
+    assert count == {"test": 9, "train": 3, "validation": 3}
+    whole = {(line["split"], line["id"]): line for line in stage.known_losses(all_rows).to_pylist()}
+    for line in lines:
+        expected = whole[line["split"], line["id"]]
+        assert line["tuned_nll"] == pytest.approx(expected["tuned_nll"], rel=1e-5)
+    for row, base, tuned in evaluation.pairs():
+        line = next(one for one in lines if one["id"] == row.id and one["split"] == "test")
+        assert (line["base_nll"], line["tuned_nll"]) == (base.nll, tuned.nll)
+    assert "train" not in {line["split"] for line in stage.known_losses(judged(known_rows=0)).to_pylist()}
+
+
 def test_an_answer_that_the_model_never_ends_is_counted_as_truncated(
     judged: Callable[..., Evaluation], reported: Callable[..., dict[str, Any]]
 ) -> None:
@@ -365,7 +435,7 @@ def test_the_stage_writes_the_same_bytes_twice_and_ends_with_one_line(root: Path
     work = tmp_path / "clone"
     shutil.copytree(root, work)
     shutil.copytree(ROOT / "stages", work / "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("max_new_tokens: 48", "max_new_tokens: 8")
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("max_new_tokens: 32", "max_new_tokens: 8")
     (work / "params.yaml").write_text(text, encoding="utf-8")
     written = []
     for _ in range(2):

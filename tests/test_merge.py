@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from stages import train as train_stage
 from stages.lib import artifacts, models
 from stages.lib.ending import read_ending
 from stages.lib.errors import UserError
+from stages.lib.figures import SCHEMA
 from stages.lib.pinned import load_pinned
 from stages.lib.tokens import load_tokenizer
 from stages.params.merge import Gate
@@ -32,37 +34,32 @@ def tuned_workspace(root: Path, kind: str, method: str, **lora: Any) -> Path:
     return root
 
 
-def merge(root: Path, dtype: str = "auto") -> dict[str, Any]:
+GREEDY = {"temperature": 0.0, "top_p": 1.0, "seed": 7}
+
+
+def merge(root: Path, dtype: str = "auto", settings: dict[str, Any] = GREEDY) -> dict[str, Any]:
     """Merge, compared on what the tuned model answers here and now."""
     pinned, tokenizer = load_pinned(root / "models/base"), load_tokenizer(root / "models/base")
     ending = read_ending(root / "data/prompts/template.json", pinned, tokenizer)
-    rows = judged(root, ending, tokenizer)
+    rows = judged(root, ending, tokenizer, settings)
     (root / "models/merged").mkdir(parents=True, exist_ok=True)
-    return stage.merge(root / "models/base", root / "models/adapter", rows, ending, root / "models/merged", dtype)
+    return stage.merge(
+        root / "models/base", root / "models/adapter", rows, ending, root / "models/merged", dtype, GREEDY
+    )
 
 
-def judged(root: Path, ending: Any, tokenizer: Any) -> list[stage.Judged]:
+def judged(root: Path, ending: Any, tokenizer: Any, settings: dict[str, Any]) -> list[stage.Judged]:
+    from stages.lib.generation import Sampling, generate
     from stages.lib.prompts import Segment
 
     table = artifacts.read_parquet(root / "data/prompts/test.parquet", made_by="format").to_pylist()
     examples = tokenizer.encode([[Segment(**one) for one in row["segments"]] for row in table])
-    model = models.load_tuned(
-        load_pinned(root / "models/base"), root / "models/adapter", torch.float32, base=root / "models/base"
-    )
-    made = []
-    for example in examples:
-        with torch.inference_mode():
-            out = model.generate(
-                input_ids=torch.tensor([list(example.prompt)]),
-                attention_mask=torch.ones(1, len(example.prompt), dtype=torch.long),
-                max_new_tokens=6,
-                do_sample=False,
-                eos_token_id=list(ending.stops.ids),
-                pad_token_id=0,
-            )[0, len(example.prompt) :].tolist()
-        end = next((place for place, token in enumerate(out) if token in ending.stops.ids), None)
-        made.append(stage.Judged(example, ending.without_lead(ending.decode(out[:end])), 6))
-    return made
+    base = root / "models/base"
+    model = models.load_tuned(load_pinned(base), root / "models/adapter", torch.float32, base=base)
+    prompts = [example.prompt for example in examples]
+    answers = generate(model, prompts, ending.stops, ending.decode, 1, 6, sampling=Sampling.of(**settings))
+    texts = [ending.without_lead(answer.text) for answer in answers]
+    return [stage.Judged(example, text, 6) for example, text in zip(examples, texts, strict=True)]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2"])
@@ -148,6 +145,16 @@ def test_a_merged_model_that_computes_no_numbers_is_not_kept(tmp_path: Path, mon
         merge(root)
 
 
+def test_a_model_that_was_judged_by_drawn_answers_is_compared_and_shipped_as_such(tmp_path: Path) -> None:
+    root = tuned_workspace(tmp_path, "llama", "lora")
+
+    compared = merge(root, settings={"temperature": 0.8, "top_p": 0.9, "seed": 3})
+
+    assert compared["same_greedy_texts"] == 1.0
+    shipped = json.loads((root / "models/merged/generation_config.json").read_text(encoding="utf-8"))
+    assert (shipped["do_sample"], shipped["temperature"], shipped["top_p"]) == (True, 0.8, 0.9)
+
+
 def test_a_smaller_type_is_named_and_its_rounding_measured(tmp_path: Path) -> None:
     root = tuned_workspace(tmp_path, "llama", "lora")
 
@@ -174,15 +181,27 @@ def test_a_missing_adapter_is_named(tmp_path: Path) -> None:
         models.load_tuned(load_pinned(root / "models/base"), root / "models/adapter", torch.float32)
 
 
+NO_ROWS = pa.Table.from_pylist([], schema=SCHEMA)
+
+
 def gate(metric: str, **bounds: float) -> Gate:
     return Gate(metric=metric, **bounds)
 
 
 def test_gates_that_hold_are_written_down() -> None:
-    outcome = stage.gates(REPORT, [gate("difference.exact_match", at_least=0.2), gate("tuned.rows", at_most=12)])
+    outcome = stage.gates(
+        REPORT, NO_ROWS, [gate("difference.exact_match", at_least=0.2), gate("tuned.rows", at_most=12)]
+    )
 
     assert outcome["difference.exact_match"] == {"value": 0.25, "at_least": 0.2, "passed": True}
     assert outcome["tuned.rows"] == {"value": 12, "at_most": 12, "passed": True}
+
+
+def test_a_gate_finds_a_category_with_points_in_its_name() -> None:
+    report = {"by_category": {"v1": {"rows": 1}, "v1.2": {"rows": 2}, "v1.2.3": {"rows": 3}}}
+    for name, rows in (("v1", 1), ("v1.2", 2), ("v1.2.3", 3)):
+        wanted = [gate(f"by_category.{name}.rows", at_least=rows, at_most=rows)]
+        assert stage.gates(report, NO_ROWS, wanted)[f"by_category.{name}.rows"]["value"] == rows
 
 
 @pytest.mark.parametrize(
@@ -197,10 +216,20 @@ def test_gates_that_hold_are_written_down() -> None:
 )
 def test_a_failing_gate_stops_the_merge_and_says_by_how_much(wanted: list[Gate], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence.replace(".", r"\.")):
-        stage.gates(REPORT, wanted)
+        stage.gates(REPORT, NO_ROWS, wanted)
 
 
 def test_the_columns_that_merge_reads_are_those_that_evaluate_writes() -> None:
     """The contract between the two, in the one place where a rename would break it silently."""
-    assert stage.PREDICTIONS.parent == evaluate_stage.FOLDER
+    assert stage.PREDICTIONS.parent == evaluate_stage.PREDICTIONS
+    assert stage.GENERATION.parent == evaluate_stage.PREDICTIONS
     assert stage.PROMPTS == evaluate_stage.PROMPTS
+
+
+def test_a_failing_gate_names_the_rows() -> None:
+    lines = [
+        {"id": f"r{place}", "category": "refund", "base_exact_match": base, "tuned_exact_match": tuned}
+        for place, (base, tuned) in enumerate([(1.0, 1.0), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
+    ]
+    with pytest.raises(UserError, match=r"is 0\.25, 0\.25 below 0\.5 \(rows: r2 \(refund\), r1 \(refund\)\)\."):
+        stage.gates(REPORT, pa.Table.from_pylist(lines), [gate("difference.exact_match", at_least=0.5)])

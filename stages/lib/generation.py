@@ -33,6 +33,11 @@ class Sampling(NamedTuple):
     top_p: float  # of the likeliest tokens that have this probability together (Holtzman et al. 2019)
     seed: int
 
+    @classmethod
+    def of(cls, temperature: float, top_p: float, seed: int) -> "Sampling | None":
+        """As params.yaml has it, where a temperature of 0 means that nothing is drawn."""
+        return cls(temperature, top_p, seed) if temperature else None
+
 
 def generate(
     model: Any,
