@@ -347,7 +347,8 @@ def main() -> None:
         with launch.working(Path(sys.argv[1])):
             work(Path(sys.argv[1]))
         return
-    params, seed = load(TrainParams), load_seed()
+    params = load(TrainParams)
+    seed = load_seed() if params.seed is None else params.seed
     experiments.require_all_files(Path("data/raw"))  # validate cannot, where it is taken from the cache
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is reproducible only with a fixed workspace
     if not params.launch.spreads:  # one device: Trainer would split batches over all that it sees

@@ -44,7 +44,7 @@ def merge(root: Path, dtype: str = "auto", settings: dict[str, Any] = GREEDY) ->
     rows = judged(root, ending, tokenizer, settings)
     (root / "models/merged").mkdir(parents=True, exist_ok=True)
     return stage.merge(
-        root / "models/base", root / "models/adapter", rows, ending, root / "models/merged", dtype, GREEDY
+        root / "models/base", root / "models/adapter", rows, ending, root / "models/merged", dtype, settings
     )
 
 

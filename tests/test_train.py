@@ -906,6 +906,20 @@ def test_another_model_code_starts_afresh(folder: Path) -> None:
     assert len(list(folder.glob(".ckpt/*/lock"))) == 2
 
 
+def test_a_seed_of_its_own_is_another_training_of_the_same_rows(folder: Path) -> None:
+    """And null is the seed of the pipeline."""
+    document = (folder / "params.yaml").read_text(encoding="utf-8").replace("max_steps: 9000", "max_steps: 2")
+    digests = {}
+    for seed in ("", "7", "8"):
+        text = re.sub(r"^  seed:.*", f"  seed: {seed}", document, flags=re.MULTILINE)
+        (folder / "params.yaml").write_text(text, encoding="utf-8")
+        run = start(folder)
+        _, errors = run.communicate(timeout=120)
+        assert run.returncode == 0, errors
+        digests[seed] = artifacts.sha256(folder / "models/adapter/adapter_model.safetensors")
+    assert digests[""] == digests["7"] != digests["8"]
+
+
 def test_the_adapter_is_the_same_whatever_the_hash_seed(folder: Path) -> None:
     document = (folder / "params.yaml").read_text().replace("max_steps: 9000", "max_steps: 2")
     (folder / "params.yaml").write_text(document)

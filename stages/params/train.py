@@ -71,6 +71,7 @@ class LaunchParams(Group):
 class TrainParams(Section, section="train"):
     """`params.yaml: train`."""
 
+    seed: Annotated[Whole, Field(ge=0, lt=2**32)] | None
     method: Literal["lora", "qlora", "full"]
     lr: Annotated[Real, Field(gt=0, le=1), Usual(2e-5, 5e-4)]
     epochs: Annotated[Real, Field(gt=0, le=10_000), Usual(1, 3)]

@@ -18,12 +18,12 @@ TRAIN_KEYS = ", ".join(TrainParams.model_fields)
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """Write params.yaml into a folder of its own and go there; `lr="2"` sets the key `lr` wherever it stands."""
+    """Write params.yaml into a folder of its own and go there; `lr="2"` sets the first key `lr`, wherever it stands."""
     monkeypatch.chdir(tmp_path)
 
     def write(text=TEXT, **values):
         for key, value in values.items():
-            text, count = re.subn(rf"^(\s*{key}:) .*$", lambda found: f"{found[1]} {value}", text, flags=re.MULTILINE)  # noqa: B023
+            text, count = re.subn(rf"^(\s*{key}:) .*$", lambda found: f"{found[1]} {value}", text, count=1, flags=re.M)  # noqa: B023
             assert count == 1, key
         params.PARAMS.write_text(text, encoding="utf-8")
 
