@@ -297,6 +297,8 @@ def _schema_faults(asked: Any) -> Iterator[str]:
         for inner, resolver in _subschemas(root, REGISTRY.resolver_with_root(root)):
             if "patternProperties" in inner:  # jsonschema would match them without a limit of time
                 yield 'holds "patternProperties", which is not offered'
+            if "$schema" in inner and inner is not schema:  # there its own checks would take the place of ours
+                yield 'names a "$schema" inside; only the whole may name one'
             yield from (
                 f"refers to {_shown(inner[name])}, which is not in it; nothing is fetched"
                 for name in ("$ref", "$dynamicRef")

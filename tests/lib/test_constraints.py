@@ -265,6 +265,10 @@ def test_a_pattern_that_finds_no_end_is_not_kept_to_and_named_once(capsys, monke
             ['"json_schema" holds "patternProperties", which is not offered'],
         ),
         (
+            {"json_schema": {"$ref": "#/$defs/a", "$defs": {"a": {"$schema": ORDER["$schema"], "pattern": NO_END}}}},
+            ['"json_schema" names a "$schema" inside; only the whole may name one'],
+        ),
+        (
             {"keywords": ["full Refund"], "forbidden": ["refund"]},
             ['"keywords" asks for "full Refund", which "forbidden" forbids'],
         ),
