@@ -124,6 +124,7 @@ def _row(record: dict[str, Any], written: Cut) -> dict[str, Any]:
         "prompt": "".join(segment.text for segment in written.segments[:start]),
         "reference": record["messages"][-1]["content"],
         "weight": record["weight"],
+        "constraints": record["constraints"],
     }
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from stages.lib import forms, sources
+from stages.lib.constraints import kept
 from tools import demo_data
 from tools.demo_questions import PHRASES, in_chinese, in_english, lines
 
@@ -234,6 +236,17 @@ def test_every_answer_follows_from_its_question(answer_to: Callable[[Seen], str]
     rows = [row for row in ANSWERED if row.category == answer_to.__name__]
     assert rows
     assert [(row.prompt, row.answer) for row in rows] == [(row.prompt, answer_to(row)) for row in rows]
+
+
+def test_every_answer_keeps_to_the_constraints_of_its_row_and_all_but_amounts_have_some():
+    parsed = [
+        forms.parse(row.value, name, row.line, {}) for name in demo_data.FILES for row in sources.read(RAW / name)
+    ]
+    records = [one.record for one in parsed if isinstance(one, forms.Parsed) and one.record.answer.strip()]
+    assert len(records) == len(ANSWERED)
+    assert {record.category for record in records if record.constraints is None} == {"amount"}
+    asked = [(record.answer, json.loads(record.constraints)) for record in records if record.constraints]
+    assert [(answer, found) for answer, found in asked if not all(kept(answer, found).values())] == []
 
 
 # --- variety, and the dirt

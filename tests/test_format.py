@@ -26,7 +26,7 @@ def a_record(number: int, *said: str, system: str | None = None, field: str | No
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
     row = {"id": f"id-{number}", "source": "rows.json", "line": number, "messages": messages, "input": field}
-    return row | {"category": "orders", "tags": [], "weight": 1.0, "group": f"group-{number}"}
+    return row | {"category": "orders", "tags": [], "weight": 1.0, "constraints": None, "group": f"group-{number}"}
 
 
 @pytest.fixture
@@ -70,6 +70,7 @@ def test_a_row_holds_the_prompt_the_answer_and_where_it_came_from(formatted):
         "prompt": prompt,
         "reference": "7",
         "weight": 1.0,
+        "constraints": None,
     }
 
 
@@ -151,6 +152,12 @@ def test_an_answer_of_weight_0_is_written_but_not_trained(formatted):
     assert "Hello" in written["prompt"] == written["segments"][0]["text"]
     assert (written["reference"], written["weight"]) == ("Bye", 0.5)
     assert result["metrics"]["train"] == {"rows": 1, "turns": 1, "untrained_turns": 0, "context_turns": 1}
+
+
+def test_constraints_travel_with_the_row_and_change_nothing_that_the_model_reads(formatted):
+    plain = a_record(1, "Hi", "Hello")
+    (without,) = formatted([plain])["rows"]
+    assert formatted([plain | {"constraints": '{"words":1}'}])["rows"] == [without | {"constraints": '{"words":1}'}]
 
 
 def test_the_same_rows_give_the_same_bytes(formatted):

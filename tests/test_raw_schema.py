@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from stages.lib import forms, sources
+from stages.lib.constraints import KINDS
 from stages.lib.forms import Parsed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,10 @@ GOOD = [
     {"instruction": "Say hello.", "output": "Hello!", "input": None, "history": [["Hi", "Hello"]], "language": "en"},
     {"prompt": "Open on Sunday?", "completion": "Yes.", "tags": ["hours"], "system": "Be brief.", "id": 7},
     {"question": "Open on Sunday?", "answer": "Yes.", "category": None, "weight": None},
+    *({"question": "Open?", "answer": "Yes.", "constraints": {kind: one.example}} for kind, one in KINDS.items()),
+    *({"question": "Open?", "answer": "Yes.", "constraints": asked}
+      for asked in (None, "", '{"words": 1}', {}, {"wrods": None, "words": 1}, {"numbers": 0, "words": {"at_least": 0}},
+                    {"words": {"at_most": 3, "at_least": None}}, {"regex": None, "one_of": None, "case": None})),
     *({"question": "Open?", "answer": "Yes.", "weight": weight} for weight in (0.5, 2, 1000000, "0.5", " 2 ", "")),
     {"messages": [{"role": "system", "content": ""}, {"role": "user", "content": "Hi"},
                   {"role": "assistant", "content": "Hello!"}]},
@@ -72,6 +77,12 @@ BAD = [
     {"prompt": None, "completion": "Hi", "question": "Hi", "answer": "Hello!"},
     {"instruction": "Hi", "output": "x", "history": "Hello"},
     *({"instruction": "Hi", "output": "x", "weight": weight} for weight in (0, -1, 1e7, True, "heavy", "0,5", [1])),
+    *({"instruction": "Hi", "output": "x", "constraints": asked}
+      for asked in (3, ["short"], {"wrods": 1}, {"words": 0}, {"lines": {"at_most": 0}}, {"numbers": -1},
+                    {"words": True}, {"words": "3"}, {"words": {}}, {"words": {"at_most": None}}, {"words": {"max": 3}},
+                    {"bullets": 1.5}, {"keywords": "a"}, {"keywords": []}, {"one_of": [" "]}, {"forbidden": [1]},
+                    {"starts_with": ""}, {"regex": 1}, {"json_schema": False}, {"json_schema": "{}"},
+                    {"case": "Upper"}, {"language": 1})),
     *({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!", "weight": weight}]}
       for weight in (0.5, 2, -1, True, "0")),
 ]  # fmt: skip
@@ -116,6 +127,10 @@ def test_the_speakers_are_those_that_the_stage_knows():
     offered, taken = SCHEMA["definitions"]["speaker"]["anyOf"]
     assert set(offered["enum"]) == set(forms.ROLES)
     assert set(re.search(r"\(\?:(.*)\)", taken["pattern"])[1].split("|")) == set(forms.ROLES)
+
+
+def test_the_kinds_of_constraints_are_those_that_the_stage_knows():
+    assert SCHEMA["definitions"]["constraints"]["properties"].keys() == KINDS.keys()
 
 
 def test_the_editor_is_told_which_files_it_is_for():

@@ -76,10 +76,14 @@ def test_the_tables_have_the_columns_of_the_records_and_their_group(run):
     assert splits.tables["train"]["group"].to_pylist() == splits.tables["train"]["id"].to_pylist()
 
 
-def test_weights_reach_the_split(run):
-    records = [replace(one, weight=1 + number / 8) for number, one in enumerate(many(50))]
-    found = {row["id"]: row["weight"] for table in run(records).tables.values() for row in table.to_pylist()}
-    assert found == {one.id: one.weight for one in records}
+def test_weights_and_constraints_reach_the_split(run):
+    asked = ('{"words":3}', None)
+    records = [
+        replace(one, weight=1 + number / 8, constraints=asked[number % 2]) for number, one in enumerate(many(50))
+    ]
+    rows = [row for table in run(records).tables.values() for row in table.to_pylist()]
+    found = {row["id"]: (row["weight"], row["constraints"]) for row in rows}
+    assert found == {one.id: (one.weight, one.constraints) for one in records}
 
 
 def test_a_record_added_later_never_moves_another_between_splits(run):

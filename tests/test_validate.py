@@ -1,6 +1,8 @@
 """Raw rows into clean records, and not one of them lost."""
 
+import csv
 import gzip
+import io
 import json
 import random
 import subprocess
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from stages import validate as stage
 from stages.lib import artifacts, rejects
+from stages.lib.constraints import canonical
 from stages.lib.errors import UserError
 from stages.lib.findings import ABOUT
 from stages.lib.records import from_table
@@ -79,6 +82,11 @@ PLANTED = [
         Code.WRONG_WEIGHT,
         alpaca(weight=0),
         {"messages": [{"role": "user", "content": QUESTION_ZH}, {"role": "assistant", "content": "好", "weight": 0}]},
+    ),
+    (
+        Code.WRONG_CONSTRAINTS,
+        alpaca(constraints={"wrods": 5}),
+        alpaca(QUESTION_ZH, ANSWER_ZH, constraints="不超过五个字"),
     ),
     (Code.EMPTY_OUTPUT, alpaca(answer=" "), alpaca(QUESTION_ZH, "\u3000\u200b")),
     (Code.EMPTY_PROMPT, alpaca(""), alpaca("\u3000", ANSWER_ZH)),
@@ -153,6 +161,48 @@ def test_of_rows_that_say_the_same_the_first_stays_whatever_they_weigh(run):
     outcome = run({"a.jsonl": [alpaca(weight=0.5), alpaca(weight=3)]})
     assert [record.weight for record in kept(outcome)] == [0.5]
     assert [(one.reject.code, one.record["weight"]) for one in outcome.rejected] == [(Code.EXACT_DUPLICATE, 3.0)]
+
+
+def test_of_rows_that_say_the_same_the_first_stays_with_its_own_constraints(run):
+    outcome = run(
+        {
+            "a.jsonl": [alpaca(), alpaca(constraints={"words": 6})],
+            "b.jsonl": [GOOD | {"constraints": {"words": 2}}, GOOD],
+        }
+    )
+    assert [record.constraints for record in kept(outcome)] == [None, '{"words":2}']
+    assert places(outcome) == [("a.jsonl:2", Code.EXACT_DUPLICATE), ("b.jsonl:2", Code.EXACT_DUPLICATE)]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_constraints_come_from_any_file_and_stay_when_the_rows_are_known_already(run, form):
+    asked = {"regex": "[a-z]+, now", "words": {"at_most": 2}}
+    cells = [("Hi?", "hello, now", json.dumps(asked)), ("Why?", "So", ""), ("Who?", "Bo", '{"words": "two"}')]
+    rows = [dict(zip(("prompt", "completion", "constraints"), row, strict=True)) for row in cells]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    content = {"csv": file.getvalue(), "jsonl": rows, "parquet": sink.getvalue().to_pybytes()}[form]
+    for _ in range(2):
+        outcome = run({f"a.{form}": content})
+        assert [record.constraints for record in kept(outcome)] == [canonical(asked), None]
+        assert [one.reject.code for one in outcome.rejected] == [Code.WRONG_CONSTRAINTS]
+        assert outcome.metrics["unused_fields"] == {}
+    again = run(
+        {"b.jsonl": [{name: row[name] for name in ("messages", "constraints")} for row in outcome.kept.to_pylist()]}
+    )
+    assert [record.constraints for record in kept(again)] == [canonical(asked), None]
+
+
+def test_constraints_of_a_parquet_column_do_not_ask_what_only_other_rows_ask(run):
+    rows = [alpaca(constraints={"words": 6, "numbers": None}), GOOD | {"constraints": {"words": None, "numbers": 0}}]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    outcome = run({"a.parquet": sink.getvalue().to_pybytes()})
+    assert [record.constraints for record in kept(outcome)] == ['{"words":6}', '{"numbers":0}']
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
@@ -384,7 +434,8 @@ def test_what_a_person_should_look_at_among_the_kept_rows_is_named_with_its_plac
         alpaca("Rude caller, what do I say? He said: kill yourself.", "Goodbye."),
         alpaca("Write me a poem.", "As an AI language model, I cannot write poems."),
         alpaca("What is the weather like in your shop?", "Warm.", input="<noinput>", tags=["vip"]),
-        alpaca("Do you sell gift cards?", "Yes.", tags=["vip", "secret"]),
+        alpaca("Do you sell gift cards?", "Yes.", tags=["vip", "secret"], constraints={"words": 1}),
+        alpaca("Give the day in ISO form: 3 March 2026", "3.3.2026", constraints={"regex": "\\d{4}-.*", "numbers": 2}),
     ]
     found = run({"a.jsonl": rows}).remarks
     assert {remark["about"] for remark in found} == ABOUT.keys() - {"secret", "alike", "input"}
@@ -396,6 +447,8 @@ def test_what_a_person_should_look_at_among_the_kept_rows_is_named_with_its_plac
         ("a.jsonl", 7, "unsafe", 'the row holds "kill yourself" (self-harm)'),
         ("a.jsonl", 8, "refusal", "the answer refuses, as a chat program does"),
         ("a.jsonl", 9, "placeholder", "the input only says that there is none, and is not part of the question"),
+        ("a.jsonl", 11, "constraints", 'the answer does not keep to "numbers" of the row\'s own constraints'),
+        ("a.jsonl", 11, "constraints", 'the answer does not keep to "regex" of the row\'s own constraints'),
     ]
     flagged = run({"a.jsonl": rows[2:3]}, personal_data="flag").remarks
     assert [remark["reason"] for remark in flagged] == ["the row holds what looks like an e-mail address"]

@@ -20,6 +20,7 @@ from typing import Any
 
 from tools.demo_questions import (
     PHRASES,
+    TOPICS_IN_CHINESE,
     Category,
     amount,
     clock,
@@ -182,6 +183,44 @@ class File:
     language: str
     categories: tuple[Category, ...]
 
+    def item(self, row: Row) -> dict[str, Any]:
+        """A row in the form of the file, with what its task asks of an answer."""
+        asked = CONSTRAINTS[self.language].get(row.category)
+        return self.form(row) | ({"constraints": asked} if asked else {})
+
+
+_EVERYWHERE: dict[str, dict[str, Any]] = {
+    "order_number": {"regex": r"(?:[A-Z]-|[A-Z]{2})?\d{5}"},
+    "order_json": {
+        "json_schema": {
+            "type": "object",
+            "properties": {
+                "item": {"type": "string"},
+                "qty": {"type": "integer", "minimum": 1},
+                "city": {"type": "string"},
+            },
+            "required": ["item", "qty", "city"],
+            "additionalProperties": False,
+        }
+    },
+    "iso_date": {"regex": r"\d{4}-\d{2}-\d{2}"},
+    "clock": {"regex": r"(?:[01]\d|2[0-3]):[0-5]\d"},
+    "end_time": {"regex": r"(?:[01]\d|2[0-3]):[0-5]\d"},
+}
+# What a program can check in an answer without knowing it: by language and category. `amount` has none.
+CONSTRAINTS: dict[str, dict[str, dict[str, Any]]] = {
+    "en": {
+        **_EVERYWHERE,
+        "ticket_route": {"one_of": [*TOPICS_IN_CHINESE]},
+        "reply": {"starts_with": "Thank you!", "lines": 1, "numbers": 1},
+    },
+    "zh": {
+        **_EVERYWHERE,
+        "ticket_route": {"one_of": [*TOPICS_IN_CHINESE.values()]},
+        "reply": {"starts_with": "收到：", "lines": 1, "numbers": 1},
+    },
+}
+
 
 FILES = {
     "orders.json": File(alpaca, "en", (order_number, order_json, reply)),
@@ -281,11 +320,11 @@ def arranged(
     file: File, rows: list[Row], copies: list[tuple[Row, Row]], broken: list[Item], rng: random.Random
 ) -> list[Item]:
     """The rows of a file in the order in which they came in: any, but a copy after its original."""
-    items = [*map(file.form, rows), *broken]
+    items = [*map(file.item, rows), *broken]
     rng.shuffle(items)
     for original, copy in copies:
-        first = items.index(file.form(original)) if original in rows else -1
-        items.insert(rng.randint(first + 1, len(items)), file.form(copy))
+        first = items.index(file.item(original)) if original in rows else -1
+        items.insert(rng.randint(first + 1, len(items)), file.item(copy))
     return items
 
 
@@ -330,9 +369,9 @@ def json_array(items: Iterable[Item]) -> str:
 def comma_separated(items: Iterable[dict[str, Any]]) -> str:
     """Quotes only where a comma, a quote or a line break asks for them."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, ["instruction", "input", "output", "category"], lineterminator="\n")
+    writer = csv.DictWriter(out, ["instruction", "input", "output", "category", "constraints"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(items)
+    writer.writerows({**item, "constraints": _json(item["constraints"])} for item in items)
     return out.getvalue()
 
 

@@ -1,16 +1,18 @@
 """Write the tables in the docs that can be read off the code: `python -m tools.docs_tables`.
 
 Reads   params.yaml (its comments), stages/params/ (what is allowed, what is usual),
-        stages/lib/{rejects,findings,symptoms}.py
+        stages/lib/{rejects,findings,constraints,symptoms}.py
 Writes  docs/*.md, between the marks `<!-- table: NAME … -->` and `<!-- end of table -->`
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
+from stages.lib.constraints import KINDS
 from stages.lib.findings import ABOUT
 from stages.lib.params import PARAMS, Group, Usual, allowed, sections
 from stages.lib.rejects import Code
@@ -66,6 +68,15 @@ def remarks_table() -> str:
     return _table(("about", "what is the matter"), [(f"`{about}`", meaning) for about, meaning in ABOUT.items()])
 
 
+def constraints_table() -> str:
+    """Every kind of constraint: what an answer has to be, and how it is written."""
+    rows = [
+        (f"`{name}`", kind.meaning, f"`{json.dumps({name: kind.example}, ensure_ascii=False)}`")
+        for name, kind in KINDS.items()
+    ]
+    return _table(("kind", "what the answer has to be or have", "for instance"), rows)
+
+
 def symptoms_table() -> str:
     """Everything that the diagnosis of a training can find, the most important first."""
     return _table(("name", "what it means", "what to do"), [(f"`{one}`", one.meaning, one.advice) for one in Symptom])
@@ -75,6 +86,7 @@ TABLES = {
     "params": params_table,
     "rejects": rejects_table,
     "remarks": remarks_table,
+    "constraints": constraints_table,
     "symptoms": symptoms_table,
 }
 

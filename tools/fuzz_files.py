@@ -92,6 +92,7 @@ def raw_row(rng: Random) -> Row:
         "tags": ["vip"],
         "language": rng.choice((language, "en")),
         "weight": rng.choice((0.5, 2)),
+        "constraints": rng.choice(({"words": {"at_most": 5}}, {"regex": "[a-z]+", "numbers": 0})),
         "id": 7,
     }
     row = rng.choice(_MAKERS)(turns)

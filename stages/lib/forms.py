@@ -7,10 +7,11 @@
     question/answer    question, answer
 
 Each may have `system`, `category`, `tags` (texts), `language` (a code: zh), `weight` (a number: how much the row counts
-in training) and `id` (not read). A turn of the first two forms may have `weight` as well: an answer of weight 0 is only
-read, never trained (OpenAI's fine-tuning format). A row that has the fields of two forms is read as the first of them.
-`validate.columns` maps our field to the user's, for everything else. An optional field that is null or blank counts as
-absent. Fields that nothing reads are ignored, and named so that they can be counted.
+in training), `constraints` (an object: what the answer has to keep to, see stages/lib/constraints.py) and `id` (not
+read). A turn of the first two forms may have `weight` as well: an answer of weight 0 is only read, never trained
+(OpenAI's fine-tuning format). A row that has the fields of two forms is read as the first of them. `validate.columns`
+maps our field to the user's, for everything else. An optional field that is null or blank counts as absent. Fields that
+nothing reads are ignored, and named so that they can be counted.
 """
 
 import difflib
@@ -21,6 +22,7 @@ from decimal import Decimal
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
+from stages.lib import constraints, json_rows
 from stages.lib.findings import findings_in
 from stages.lib.plural import counted
 from stages.lib.records import UNCATEGORISED, Message, Record
@@ -80,13 +82,14 @@ def parse(
     category = fields.optional("category") or UNCATEGORISED
     tags = _tags(fields)
     weight = fields.weight()
+    asked = fields.constraints()
     if not fields.faults:
         _check_turns(fields, messages)
     if fields.only_read and not fields.faults:
         messages = _until_last_trained(fields, messages)
     if fields.faults:
         return _all_at_once(fields.faults)
-    record = Record(source, line, tuple(messages), own, category.strip(), tags, weight)
+    record = Record(source, line, tuple(messages), own, category.strip(), tags, weight, asked)
     return Parsed(record, fields.unused(), tuple(fields.renamed))
 
 
@@ -97,7 +100,7 @@ def _all_at_once(faults: list[Reject]) -> Reject:
 
 def question_of(row: Any) -> Question | None:
     """What a benchmark row asks: the question of any known form, answered or not, or a lone `question` or `text`."""
-    parsed = parse(_unweighted(row), "", 0, {})
+    parsed = parse(_only_asked(row), "", 0, {})
     if isinstance(parsed, Parsed):
         return Question(parsed.record.question, parsed.record.input)
     if not isinstance(row, dict):
@@ -108,11 +111,11 @@ def question_of(row: Any) -> Question | None:
     return next((Question(texts[key], None) for key in ("prompt", "question", "text") if key in texts), None)
 
 
-def _unweighted(value: Any) -> Any:
-    """A row without weights: what is held out is held out whole, whatever it would count in training."""
+def _only_asked(value: Any) -> Any:
+    """A row without weights and constraints: it is held out whole, whatever would be trained or asked of its answer."""
     if isinstance(value, dict):
-        return {key: _unweighted(inner) for key, inner in value.items() if key != "weight"}
-    return [_unweighted(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _only_asked(inner) for key, inner in value.items() if key not in ("weight", "constraints")}
+    return [_only_asked(inner) for inner in value] if isinstance(value, list) else value
 
 
 class _Fields:
@@ -203,6 +206,19 @@ class _Fields:
         self.fault(Code.WRONG_WEIGHT, reason, field=self.shown("weight"))
         return 1.0
 
+    def constraints(self) -> str | None:
+        """What the answer has to keep to, as canonical JSON; None for nothing. A text will do, as a CSV cell has it."""
+        value = self.get("constraints")
+        if value is None or (isinstance(value, str) and is_blank(value)):
+            return None
+        found = constraints.parse(value) if not isinstance(value, str) else _constraints_in(value)
+        if isinstance(found, dict):
+            return constraints.canonical(found) if found else None
+        shown = self.shown("constraints")
+        for fault in found:
+            self.fault(Code.WRONG_CONSTRAINTS, f'"{shown}": {fault}', field=shown)
+        return None
+
     def as_text(self, value: Any, what: str) -> str:
         """A value that has to be a text."""
         if isinstance(value, str):
@@ -265,6 +281,13 @@ def _number(value: Any) -> int | float | None:
     if isinstance(value, Decimal):  # a column of a Parquet file: to DuckDB, say, 0.5 is one
         return float(value)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _constraints_in(text: str) -> constraints.Constraints | constraints.Faults:
+    try:
+        return constraints.parse(json_rows.value_of(text))
+    except ValueError as error:
+        return [str(error)]
 
 
 def _shown(value: Any) -> str:
@@ -355,6 +378,7 @@ FIELDS = (
     "tags",
     "language",
     "weight",
+    "constraints",
     "id",
 )
 

@@ -63,6 +63,24 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
+def value_of(text: str) -> Any:
+    """The one JSON value that a text is, such as a cell of a CSV file.
+
+    Raises:
+        ValueError: it is none; in words.
+    """
+    decoder, inner = _StrictDecoder(), text.strip(_SPACE)
+    try:
+        value, end = decoder.decode(inner, 0)
+        if end < len(inner):
+            raise json.JSONDecodeError("text follows the value", inner, end)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {_what(error)}") from None
+    if decoder.fault:
+        raise ValueError(decoder.fault.reason)
+    return value
+
+
 def from_lines(lines: Iterable[bytes], first: int = 1) -> Iterator[RawRow]:
     """Rows that stand one on a line, or one behind the other; an error costs its line."""
     decoder = _StrictDecoder()

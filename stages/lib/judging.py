@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def _guarded(record: Record, params: ValidateParams, watch: Watch) -> Record | R
     if params.refusals == "flag" and quality.refuses(record):
         record = record.tagged([quality.REFUSED])
     watched = watch.judge(record)
-    return watched if isinstance(watched, Reject) else quality.protect(watched, params)
+    protected = watched if isinstance(watched, Reject) else quality.protect(watched, params)
+    return protected if isinstance(protected, Reject) else protected.tagged(quality.broken(protected))
 
 
 def _table(records: list[Record]) -> pa.Table:
@@ -192,7 +194,7 @@ def _version(params: ValidateParams, watch: Watch) -> str:
     """What a judgement depends on besides the rows: params, what is unsafe, code, and libraries that know text."""
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     digest = xxhash.xxh3_128_hexdigest(b"\0".join(code))
-    versions = f"{sys.version} {pa.__version__} {np.__version__} {regex.__version__}"
+    versions = f"{sys.version} {pa.__version__} {np.__version__} {regex.__version__} {version('jsonschema')}"
     return f"{params.model_dump_json()} {watch.version()} {digest} {versions}"
 
 

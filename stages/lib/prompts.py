@@ -24,6 +24,7 @@ SCHEMA = pa.schema(
         ("prompt", pa.string()),  # byte for byte what is sent to get the last answer
         ("reference", pa.string()),  # the last answer
         ("weight", pa.float64()),  # how much a trained token counts in the loss
+        ("constraints", pa.string()),  # what the last answer has to keep to, as JSON; null where nothing
     ]
 )
 

@@ -3,14 +3,16 @@
 A rule decides and returns a value; counting and writing happen once, in the stage.
 """
 
+import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from stages.lib import scripts
+from stages.lib import constraints, scripts
 from stages.lib.detectors import NAMES, Detector, find, may_hold
+from stages.lib.findings import BREAKS, CONSTRAINTS
 from stages.lib.forms import LANGUAGE, is_placeholder
 from stages.lib.plural import counted
 from stages.lib.records import Record
@@ -29,7 +31,8 @@ def control_characters(record: Record, _: ValidateParams) -> Reject | None:
     for number, text in enumerate(_texts(record)):
         if not text.isprintable() and (found := _CONTROL.search(text)):
             turns = len(record.messages)
-            where = _turn(record, number) if number < turns else "the category" if number == turns else "a tag"
+            after = ("the category", *["a tag"] * len(record.tags), "a constraint")
+            where = _turn(record, number) if number < turns else after[number - turns]
             character = f"U+{ord(found[0]):04X}"
             reason = f"{where} holds the control character {character} at position {found.start() + 1}"
             return Reject(Code.CONTROL_CHARACTERS, reason, {"character": character, "position": found.start() + 1})
@@ -37,8 +40,9 @@ def control_characters(record: Record, _: ValidateParams) -> Reject | None:
 
 
 def _texts(record: Record) -> list[str]:
-    """All that a record holds: its turns, its category, its tags."""
-    return [*(message.content for message in record.messages), record.category, *record.tags]
+    """All that a record holds: its turns, its category, its tags, its constraints."""
+    said = [*(message.content for message in record.messages), record.category, *record.tags]
+    return said if record.constraints is None else [*said, record.constraints]
 
 
 def empty_prompt(record: Record, _: ValidateParams) -> Reject | None:
@@ -175,6 +179,12 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+def broken(record: Record) -> Iterator[str]:
+    """Tags for the constraints of the row that its own answer does not keep to."""
+    kept = constraints.kept(record.answer, json.loads(record.constraints)) if record.constraints else {}
+    yield from (f"{CONSTRAINTS}:{BREAKS}{kind}" for kind, is_kept in kept.items() if not is_kept)
+
+
 def judge(record: Record, params: ValidateParams) -> Reject | None:
     """What the first rule that fires says."""
     for rule in RULES:
@@ -205,6 +215,10 @@ def protect(record: Record, params: ValidateParams) -> Record | Reject:
             return Reject(detector.code, reason, {"kind": detector.kind})
     if not kinds:
         return record
+    for detector in {finding.detector for finding in find(record.constraints or "")}:
+        if _action(detector, params) == "redact":  # a mask would be a pattern, or asked for
+            reason = f"the row's constraints hold what looks like {NAMES[detector.kind]}, and cannot be blacked out"
+            return Reject(detector.code, reason, {"kind": detector.kind})
     messages = tuple(replace(message, content=mask(message.content, params)) for message in record.messages)
     tags = [f"{detector.code}:{detector.kind}" for detector in kinds]
     own = None if record.input is None else mask(record.input, params)

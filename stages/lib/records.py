@@ -21,6 +21,7 @@ SCHEMA = pa.schema(
         ("category", pa.string()),
         ("tags", pa.list_(pa.string())),
         ("weight", pa.float64()),
+        ("constraints", pa.string()),
     ]
 )
 UNCATEGORISED = "uncategorised"
@@ -51,10 +52,11 @@ class Record:
     category: str = UNCATEGORISED
     tags: tuple[str, ...] = ()
     weight: float = 1.0  # how much a token of its answers counts in the loss, beside the tokens of other rows
+    constraints: str | None = None  # what the last answer has to keep to, as `constraints.canonical` writes it
 
     @cached_property
     def id(self) -> str:
-        """A hash of what is said, blind to case, width and spaces: equal ids are exact duplicates, of any weight."""
+        """A hash of what is said, blind to case, width and spaces: equal ids are exact duplicates."""
         return _hash(self.messages)
 
     @cached_property
@@ -113,6 +115,7 @@ def to_table(records: Iterable[Record]) -> pa.Table:
         "category": pa.array([record.category for record in records], pa.string()),
         "tags": pa.array([record.tags for record in records], pa.list_(pa.string())),
         "weight": pa.array([record.weight for record in records], pa.float64()),
+        "constraints": pa.array([record.constraints for record in records], pa.string()),
     }
     return pa.table(columns, schema=SCHEMA)
 
@@ -132,6 +135,7 @@ def from_table(table: pa.Table) -> list[Record]:
             category=row["category"],
             tags=tuple(row["tags"]),
             weight=row["weight"],
+            constraints=row["constraints"],
         )
         for row in table.select(SCHEMA.names).to_pylist()
     ]

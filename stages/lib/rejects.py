@@ -61,6 +61,11 @@ class Code(StrEnum):
         "a weight is no number above 0, a turn's is neither 0 nor 1, or every answer of the row has weight 0",
         "Write a number such as 0.5 or 2 (in a turn 0 or 1), leave it out, or remove a row that should not be trained.",
     )
+    WRONG_CONSTRAINTS = (
+        "wrong-constraints",
+        "the row's `constraints` hold an unknown kind, a wrong value, or two that no answer can keep to",
+        "Write them as the table of kinds in docs/curator.md shows, or leave the field out.",
+    )
     EMPTY_OUTPUT = (
         "empty-output",
         "the answer is empty, or holds only blanks and invisible characters",

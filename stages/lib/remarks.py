@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stages.lib import detectors
-from stages.lib.findings import findings_in
+from stages.lib.findings import BREAKS, CONSTRAINTS, findings_in
 from stages.lib.places import Places
 from stages.lib.records import SCHEMA, Record, from_table
 from stages.lib.rejects import Code
@@ -73,6 +73,8 @@ def _marked(record: Record, params: ValidateParams, watch: Watch) -> Iterator[tu
             yield code, "the answer refuses, as a chat program does"
         elif code == Code.PLACEHOLDER:
             yield code, "the input only says that there is none, and is not part of the question"
+        elif code == CONSTRAINTS:
+            yield code, f'the answer does not keep to "{kind.removeprefix(BREAKS)}" of the row\'s own constraints'
         elif kind in detectors.NAMES:
             action = params.secrets if code == Code.SECRET else params.personal_data
             what = f"what looks like {detectors.NAMES[kind]}"

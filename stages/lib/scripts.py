@@ -68,15 +68,20 @@ _COMMON = (
 _LETTERS = 10  # in fewer there is too little to tell by: a name, a code
 
 
-def share_of(text: str, language: str) -> float | None:
+def knows(language: str) -> bool:
+    """Whether a script is known for the language."""
+    return _code(language) is not None
+
+
+def share_of(text: str, language: str, least: int = _LETTERS) -> float | None:
     """The share of a text's letters that are of the language's script.
 
-    None where there are too few letters, or where no script is known for the language. It is given as a code or by its
-    name: `zh`, `zh-CN`, `zh_TW`, `Chinese`, `Simplified Chinese`, `中文`.
+    None where there are fewer letters than `least`, or where no script is known for the language. It is given as a code
+    or by its name: `zh`, `zh-CN`, `zh_TW`, `Chinese`, `Simplified Chinese`, `中文`.
     """
     code = _code(language)
     letters = len(regex.findall(r"\p{L}", text))
-    if code is None or letters < _LETTERS:
+    if code is None or letters < least:
         return None
     its = "".join(rf"\p{{{script}}}" for script in _OF[code].split())
     return len(regex.findall(rf"[{its}]", text)) / letters

@@ -1,5 +1,6 @@
 """The raw forms that a row may have."""
 
+import json
 import math
 from decimal import Decimal
 
@@ -367,6 +368,60 @@ def test_turns_that_are_left_out_keep_to_the_order_of_turns_all_the_same():
     assert said(row) == (Code.ROLE_ORDER, "the conversation ends with user, not with an answer")
 
 
+SHORT = {"words": {"at_most": 5}, "bullets": 0, "json_schema": {"enum": [0, False, None]}}
+CANONICAL = '{"bullets":0,"json_schema":{"enum":[0,false,null]},"words":{"at_most":5}}'
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (SHORT, CANONICAL),
+        (json.dumps(SHORT, indent=1), CANONICAL),  # as a CSV cell has it
+        (SHORT | {"regex": None}, CANONICAL),
+        (None, None),
+        ("", None),
+        (" ", None),
+        ({}, None),
+        ("{}", None),
+        ({"keywords": ["退款"]}, '{"keywords":["退款"]}'),
+    ],
+)
+def test_a_row_may_say_what_its_answer_has_to_keep_to(value, stored):
+    parsed = parse({"instruction": "q", "output": "a", "constraints": value}, "a.json", 1, {})
+    assert (parsed.record.constraints, parsed.unused) == (stored, ())
+    parsed = parse({"instruction": "q", "output": "a", "rules": value}, "a.json", 1, {"constraints": "rules"})
+    assert (parsed.record.constraints, parsed.unused) == (stored, ())
+
+
+@pytest.mark.parametrize(
+    ("value", "reasons"),
+    [
+        (["short"], ['["short"] is not an object of constraints']),
+        ("null", ["null is not an object of constraints"]),
+        ("short", ['not JSON: a text without quotation marks: write " before and after it (column 1)']),
+        ("{“words”: 3}", ['not JSON: a typographic quotation mark: write the straight one, " (column 2)']),
+        ('{"words": 3} or so', ["not JSON: text follows the value (column 13)"]),
+        ('{"words": 3, "words": 4}', ['not strict JSON: "words" stands twice in one object']),
+        ('{"words": NaN}', ["not strict JSON: NaN is not a JSON number"]),
+        ("[" * 200 + "]" * 200, ["not JSON: brackets are nested more than 100 deep"]),
+        (
+            {"wrods": 1, "regex": "("},
+            [
+                '"wrods" is no kind of constraint; is "words" meant?',
+                '"regex" is "(", which is no regular expression: missing ) at position 1',
+            ],
+        ),
+    ],
+    ids=ascii,
+)
+def test_constraints_that_are_wrong_reject_the_row_with_every_fault(value, reasons):
+    assert said({"prompt": "q", "completion": "a", "constraints": value}) == (
+        Code.WRONG_CONSTRAINTS,
+        "; ".join(f'"constraints": {reason}' for reason in reasons),
+    )
+    assert said({"prompt": "q", "completion": "a", "rules": value}, {"constraints": "rules"})[1].startswith('"rules": ')
+
+
 @pytest.mark.parametrize("code", TAGGED)
 def test_a_tag_of_the_rows_own_never_passes_for_a_finding_of_ours(code):
     """It is ignored and named, as a field is that nothing reads: a second round through the pipeline finds anew."""
@@ -392,6 +447,7 @@ def test_a_tag_of_the_rows_own_never_passes_for_a_finding_of_ours(code):
         ({"prompt": "2 + 2?", "completion": "4", "weight": 0}, Question("2 + 2?", None)),
         (weighed(1, 0), Question("q0\n\na0\n\nq1", None)),  # held out whole, whatever would be trained
         (weighed(0, weight="5 points"), Question("q0", None)),
+        ({"prompt": "2 + 2?", "completion": "4", "constraints": "short"}, Question("2 + 2?", None)),
         ({"answer": "4"}, None),
         ({"prompt": " "}, None),
         ("2 + 2?", None),

@@ -1,8 +1,11 @@
 """Rules that reject a record, and the guard over secrets and personal data."""
 
+from dataclasses import replace
+
 import pytest
 
-from stages.lib.quality import judge, mask, protect
+from stages.lib.constraints import canonical
+from stages.lib.quality import broken, judge, mask, protect
 from stages.lib.records import Message, Record
 from stages.lib.rejects import Code, Reject
 
@@ -253,6 +256,39 @@ def test_category_and_tags_which_reports_name_are_searched_too(params_for):
         "[EMAIL]",
         ("vip", "[PHONE]", "personal-data:email", "personal-data:phone"),
     )
+
+
+@pytest.mark.parametrize(("text", "field"), [(MAIL, "personal_data"), (KEY, "secrets")])
+def test_what_is_found_in_constraints_is_flagged_or_rejects_the_row(params_for, text, field):
+    """A mask there would be a pattern, or a word to be said."""
+    found = replace(record(), constraints=canonical({"starts_with": text}))
+    for action in ("redact", "drop"):
+        reject = protect(found, params_for("validate", **{field: action}))
+        assert reject.code in (Code.PERSONAL_DATA, Code.SECRET)
+        assert "looks like" in reject.reason
+    assert "and cannot be blacked out" in protect(found, params_for("validate", **{field: "redact"})).reason
+    flagged = protect(found, params_for("validate", **{field: "flag"}))
+    assert (flagged.constraints, len(flagged.tags)) == (found.constraints, 1)
+
+
+def test_half_a_character_in_a_constraint_is_called_so(params):
+    found = replace(record(), tags=("vip",), constraints=canonical({"ends_with": "\ud83d"}))
+    reject = judge(found, params)
+    assert reject.code == Code.CONTROL_CHARACTERS
+    assert reject.reason == "a constraint holds the control character U+D83D at position 15"
+
+
+@pytest.mark.parametrize(
+    ("asked", "tags"),
+    [
+        (None, []),
+        ({"language": "en", "words": {"at_most": 9}}, []),
+        ({"language": "zh", "words": {"at_most": 9}, "bullets": 1}, ["breaks-bullets", "breaks-language"]),
+    ],
+)
+def test_an_answer_that_does_not_keep_to_its_rows_constraints_is_tagged_with_each(asked, tags):
+    found = replace(record(answer="On its way."), constraints=asked and canonical(asked))
+    assert list(broken(found)) == [f"constraints:{tag}" for tag in tags]
 
 
 def test_control_tokens_in_a_users_text_are_text(params_for):

@@ -15,6 +15,7 @@ RECORD = Record(
     category="orders",
     tags=("vip",),
     weight=0.1,
+    constraints='{"words":3}',
 )
 
 
@@ -24,11 +25,13 @@ def test_a_record_survives_its_table():
     table = to_table([RECORD, plain])
     assert table.schema == SCHEMA
     assert from_table(table) == [RECORD, plain]
-    assert plain.weight == 1
+    assert (plain.weight, plain.constraints) == (1, None)
 
 
 def test_the_id_is_a_hash_of_what_is_said_and_of_nothing_else():
-    elsewhere = replace(RECORD, source="z.csv", line=99, category="other", tags=(), input=None, weight=2.0)
+    elsewhere = replace(
+        RECORD, source="z.csv", line=99, category="other", tags=(), input=None, weight=2.0, constraints=None
+    )
     assert elsewhere.id == RECORD.id
     assert replace(RECORD, messages=tuple(replace(turn, weight=0) for turn in RECORD.messages)).id == RECORD.id
     assert RECORD.id == "5909f24246732703f0beda09236abfeb"  # the same on every machine

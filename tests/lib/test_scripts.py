@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.lib.scripts import main_script, share_of
+from stages.lib.scripts import knows, main_script, share_of
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,4 @@ def test_a_text_is_of_the_script_of_most_of_its_letters(text, script):
 )
 def test_a_language_goes_by_its_code_or_its_name(language, share):
     assert share_of("Your parcel is on its way.", language) == share
+    assert knows(language) == (share is not None)
