@@ -8,6 +8,7 @@ Writes  data/predictions/predictions.parquet, data/predictions/predictions.jsonl
 import csv
 import gc
 import io
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import xxhash
 from tqdm import tqdm
 
 from stages.lib import artifacts, losses, runtime, text_metrics
+from stages.lib.constraints import Constraints, kept, kept_loosely
 from stages.lib.copies import copied
 from stages.lib.ending import Ending, read_ending
 from stages.lib.errors import UserError, run, warn
@@ -42,6 +44,7 @@ REPORT = Path("reports/eval.json")
 BY_CATEGORY = Path("reports/eval_by_category.csv")
 
 CATEGORY_FIGURES = ("exact_match", "rougeL", "bits_per_byte")
+OWN = ("answer", "finish", "tokens", "nll", "text_nll", "calibration", "broken", "broken_loosely")
 RATES = {"exact_match": "rows", "prompt_strict": "constrained", "prompt_loose": "constrained"}  # of what
 
 
@@ -54,6 +57,7 @@ class Row:
     group: str
     prompt: str
     reference: str
+    constraints: Constraints  # on an answer
     example: Example
     text_tokens: int  # of the completion, without what ends it
     text_bytes: int  # UTF-8 bytes of these
@@ -78,6 +82,8 @@ class Judged:
     nll: float  # nats over the whole completion
     text_nll: float  # nats without the end of it
     scores: Mapping[str, float]  # of the answer
+    broken: list[str]  # constraints that it does not keep, by kind
+    broken_loosely: list[str]  # and of these, those that it does not keep loosely either
     calibration: Sequence[float]  # as `figures.calibration` has it
 
 
@@ -188,6 +194,7 @@ def _row(row: Mapping[str, Any], example: Example, ending: Ending) -> Row:
         group=row["group"],
         prompt=row["prompt"],
         reference=row["reference"],
+        constraints=json.loads(row["constraints"] or "{}"),
         example=example,
         text_tokens=len(text),
         text_bytes=len(ending.decode(text).encode()),
@@ -242,6 +249,8 @@ def judge(
                 nll=math.fsum(held.nats),
                 text_nll=math.fsum(held.nats[: row.text_tokens]),
                 scores=_scores(text, row.reference),
+                broken=_broken(kept(text, row.constraints)),
+                broken_loosely=_broken(kept_loosely(text, row.constraints)),
                 calibration=calibration(held.confidence, held.hits),
             )
         done(len(batch))
@@ -271,6 +280,10 @@ def _scores(answer: str, reference: str) -> dict[str, float]:
     }
 
 
+def _broken(kept: Mapping[str, bool]) -> list[str]:
+    return sorted(kind for kind, is_kept in kept.items() if not is_kept)
+
+
 @contextmanager
 def _memory_errors_in_words(params: EvaluateParams) -> Iterator[None]:
     import torch
@@ -289,13 +302,10 @@ def predictions(evaluation: Evaluation) -> pa.Table:
     lines = []
     for place, (row, *judged) in enumerate(evaluation.pairs()):
         line = {name: getattr(row, name) for name in ("id", "category", "group", "prompt", "reference")}
-        line |= {"prompt_hash": xxhash.xxh3_128_hexdigest(row.prompt.encode()), "constraints": []}
+        line |= {"prompt_hash": xxhash.xxh3_128_hexdigest(row.prompt.encode()), "constraints": sorted(row.constraints)}
         line |= {"tokens": len(row.example.completion), "bytes": row.text_bytes}
         for model, one, copies in zip(MODELS, judged, evaluation.copied, strict=True):
-            own = {
-                name: getattr(one, name) for name in ("answer", "finish", "tokens", "nll", "text_nll", "calibration")
-            }
-            own |= {"copied": copies[place], "broken": [], "broken_loosely": []} | dict(one.scores)
+            own = {name: getattr(one, name) for name in OWN} | dict(one.scores) | {"copied": copies[place]}
             line |= {f"{model}_{name}": value for name, value in own.items()}
         lines.append(line)
     return pa.Table.from_pylist(lines, schema=SCHEMA)

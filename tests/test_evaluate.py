@@ -20,6 +20,7 @@ import pytest
 from stages import evaluate as stage
 from stages.evaluate import Evaluation, Judged, Questions, Row, Said
 from stages.lib import artifacts, prompts, text_metrics
+from stages.lib.constraints import kept, kept_loosely
 from stages.lib.errors import UserError
 from stages.lib.figures import MODELS, calibration, columns
 from stages.lib.labels import IGNORED
@@ -42,6 +43,7 @@ FIGURES = {
     "chrf",
     "copied",
 }
+OF_CONSTRAINTS = {f"{level}_{way}" for level in ("prompt", "instruction") for way in ("strict", "loose")}
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,7 @@ def by_hand(
             group=groups[place] if groups else f"g{place}",
             prompt="?",
             reference=reference,
+            constraints={"regex": "[A-Z]{2}[0-9]{2}", "characters": {"at_most": 4}} if reference == "AB12" else {},
             example=Example([9, *tokens], [IGNORED, *tokens], answer_start=1),
             text_tokens=size // 2,
             text_bytes=size,
@@ -132,7 +135,9 @@ def by_hand(
     def judge(answer: str, of: Row, bits: float) -> Judged:
         nats = of.text_bytes * bits * math.log(2)
         scores = stage._scores(answer, of.reference)
-        return Judged(answer, "stop", 3, nats + 0.5, nats, scores, calibration([0.5, 0.9], [False, True]))
+        broken, loosely = (stage._broken(way(answer, of.constraints)) for way in (kept, kept_loosely))
+        sure = calibration([0.5, 0.9], [False, True])
+        return Judged(answer, "stop", 3, nats + 0.5, nats, scores, broken, loosely, sure)
 
     rows = [row(place, reference) for place, reference in enumerate(references)]
     known = {"train": [0.5 * len(row.example.completion) for row in rows]}
@@ -175,7 +180,10 @@ def test_figures_are_those_of_a_calculation_by_hand(reported: Callable[..., dict
         "tuned_exact_match": 0.5,
         "p": 1,
     }
-    assert set(content["difference"]) == set(content["interval"]) == FIGURES
+    assert set(content["difference"]) == FIGURES | OF_CONSTRAINTS
+    assert set(content["interval"]) == FIGURES  # not every resample has a row with constraints
+    assert {name: content["base"][name] for name in OF_CONSTRAINTS} == dict.fromkeys(OF_CONSTRAINTS, 0)
+    assert {name: content["tuned"][name] for name in OF_CONSTRAINTS} == dict.fromkeys(OF_CONSTRAINTS, 1)
     assert "tok:zh" in content["signature"]["bleu"]
 
 
@@ -225,7 +233,7 @@ def test_an_undefined_figure_is_absent_and_never_nan(
 
 def test_a_hopeless_model_has_no_perplexity_but_still_a_report(reported: Callable[..., dict[str, Any]]) -> None:
     """Field fault 4: exp(1000) is infinite."""
-    lost = [Judged("", "length", 8, 4000.0, 4000.0, one.scores, one.calibration) for one in FOUR.tuned.rows]
+    lost = [replace(one, answer="", finish="length", nll=4000.0, text_nll=4000.0) for one in FOUR.tuned.rows]
     content = reported(with_tuned(FOUR, lost))
     assert "perplexity" not in content["tuned"]
     assert "perplexity" not in content["difference"]
@@ -251,6 +259,23 @@ def test_predictions_hold_all_that_the_figures_are_made_of() -> None:
     assert sum(line["tuned_text_nll"] for line in lines) / math.log(2) / sum(line["bytes"] for line in lines) == (
         pytest.approx(1)
     )
+
+
+def test_constraints_are_counted_by_row_and_one_by_one_strictly_and_loosely(
+    reported: Callable[..., dict[str, Any]],
+) -> None:
+    """Two rows: one constraint of two kept by both ways; a heading that only loose judgement overlooks."""
+    evaluation = by_hand(["AB12", "x"], ["AB12, of course", "x"], ["Sure:\nAB12", "x"])
+    table = stage.predictions(evaluation)
+    assert table["constraints"].to_pylist() == [["characters", "regex"], []]
+    assert table["base_broken"].to_pylist() == table["base_broken_loosely"].to_pylist() == [["characters", "regex"], []]
+    assert table["tuned_broken"].to_pylist() == [["characters", "regex"], []]
+    assert table["tuned_broken_loosely"].to_pylist() == [[], []]
+    content = reported(evaluation)
+    assert (content["tuned"]["prompt_strict"], content["tuned"]["prompt_loose"]) == (0, 1)
+    assert (content["tuned"]["instruction_strict"], content["tuned"]["instruction_loose"]) == (0, 1)
+    bounds = content["rate_interval"]["tuned"]["prompt_loose"]  # of the one row that has constraints
+    assert (bounds["low"], bounds["high"]) == (pytest.approx(0.2065, abs=1e-4), 1)
 
 
 def test_batch_size_and_order_of_rows_change_no_figure(
