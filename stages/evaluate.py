@@ -404,7 +404,7 @@ def by_category(table: pa.Table, found: Columns, params: EvaluateParams, seed: i
             bounds = _rate_intervals(part, place)["exact_match"]
             line |= {f"{model}_exact_match_{side}": bound for side, bound in bounds.items()}
         low, high = one.bounds or (math.nan, math.nan)
-        line |= {"low": low, "high": high, "p": math.nan if one.p is None else one.p}
+        line |= {"compared_by": first, "low": low, "high": high, "p": math.nan if one.p is None else one.p}
         lines.append(_rounded(artifacts.finite(line)))
     return lines
 

@@ -12,7 +12,7 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -125,6 +125,8 @@ def report(root: Path, params: ReportParams) -> str:
         ],
         few_rows=FEW_ROWS,
         judged=len(answers),
+        loss=evaluation.get("loss"),
+        heart=by_heart(evaluation.get("loss")),
         outcomes=Counter(answer.outcome for answer in answers),
         answers=chosen(answers, params.answers),
         merge=merge,
@@ -176,6 +178,34 @@ def cautions(answers: Sequence[Answer], categories: Sequence[Category]) -> list[
         named = "every one" if len(few) == len(categories) else ", ".join(few)
         found.append(f"Categories of fewer than {FEW_ROWS} test rows, too few to judge by themselves: {named}.")
     return found
+
+
+def by_heart(loss: Report) -> str:
+    """What the losses say of over-fitting, in words."""
+    excess = (loss or {}).get("excess")
+    if loss is None or excess is None:
+        return ""
+    base, tuned, more, low, high = (
+        page.fixed(value, 3)
+        for value in (
+            loss["base"]["gap"],
+            loss["tuned"]["gap"],
+            *(excess.get(name) for name in ("value", "low", "high")),
+        )
+    )
+    said = (
+        f"On test rows the tuned model's loss is {tuned} nats a token above that on rows it was trained on; "
+        f"that of the base, which saw neither, {base}."
+    )
+    if excess.get("low") is None:
+        return said
+    bounds = f"95{page.NO_BREAK}% interval {low}{page.NO_BREAK}…{page.NO_BREAK}{high}"
+    if excess["low"] <= 0:
+        return f"{said} That may be chance ({bounds}): nothing shows that rows were learned by heart."
+    return (
+        f"{said} The gap has widened by {more} ({bounds}): so much of what was learned holds for the training rows alone "
+        "(over-fitting)."
+    )
 
 
 def data(root: Path, validate: Report, split: Report, format_: Report, tokenize: Report) -> dict[str, Any]:
@@ -233,14 +263,17 @@ def curves(reports: Path, train: Report) -> dict[str, Any]:
 
 
 def read_categories(path: Path) -> list[Category]:
-    """The categories of eval_by_category.csv, in its order."""
+    """The categories of eval_by_category.csv, in its order; in the figure that is `compared_by` with what is chance."""
     categories = []
     for row in _read_csv(path):
         base, tuned = (
             {metric.name: _number(row.get(f"{model}_{metric.name}", "")) for metric in METRICS}
             for model in ("base", "tuned")
         )
-        comparisons = {comparison.metric.name: comparison for comparison in compare(base, tuned, {})}
+        low, high, p = (_number(row.get(name, "")) for name in ("low", "high", "p"))
+        comparisons = {one.metric.name: one for one in compare(base, tuned, {})}
+        if first := comparisons.get(row.get("compared_by", "")):
+            comparisons[first.metric.name] = replace(first, low=low, high=high, p=p)
         categories.append(Category(row["category"], int(row["rows"]), comparisons))
     return categories
 
