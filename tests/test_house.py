@@ -23,7 +23,7 @@ PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encod
 PIPELINE = DVC_YAML["stages"]
 BY_HAND = ("compare", "sheet")  # run by a person, not by DVC
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem not in ("__init__", *BY_HAND))
-LIGHT = ("validate", "split", "format", "tokenize", "report", "compare", "sheet")
+LIGHT = ("validate", "split", "format", "tokenize", "report", "compare", "ratings", "sheet")
 HEAVY = ("torch", "transformers", "trl", "datasets", "peft", "accelerate", "bitsandbytes", "evaluate")
 
 

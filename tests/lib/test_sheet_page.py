@@ -151,6 +151,7 @@ def test_in_a_browser_keys_rate_and_the_saved_file_holds_the_ratings(tmp_path):
         articles[0].querySelector('[data-column=A_safe][value=no]').click();
         const note = articles[2].querySelector('[data-column=note]');
         note.value = '=1+1 "quoted", 退款'; note.dispatchEvent(new Event("input", { bubbles: true }));
+        note.dispatchEvent(new KeyboardEvent("keydown", { key: "a", bubbles: true }));  // writing, not rating
         told.after = progress(); told.csv = csv();
         goOn(articles[0]); told.focused = document.activeElement.dataset.item;
         told.names = ["anna", "王芳", "r-1", "", "../x", "a b"].filter((name) => {
