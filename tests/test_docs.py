@@ -31,6 +31,7 @@ BLOCKS = {key.rpartition(".")[0] for key in KEYS}  # `train`, `train.lora`
 MADE_BESIDES = {
     "reports/runtime",
     ".cache/splits",
+    "data/sheets",
     ".dvc/plots_offline.html",
     ".dvc/cache",
     ".dvc/tmp/exps",

@@ -27,20 +27,25 @@ UNSEEN = re.compile(
 
 
 def render(**content: Any) -> str:
-    """Fill the template. Every text is escaped but `Markup`, which only our own charts are.
+    """The report, out of its template."""
+    return filled(TEMPLATE, **content)
+
+
+def filled(template: Path, **content: Any) -> str:
+    """Fill a template. Every text is escaped but `Markup`, which only our own charts, scripts and styles are.
 
     Control characters are shown by their symbols (␀, ␛, ␍), and what else a reader cannot see by its number (‹U+202E›):
     a browser would drop or obey them, and the model reads them.
     """
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATE.parent),
+        loader=FileSystemLoader(template.parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(count=count, percent=percent, significant=significant, cut=cut)
-    html = environment.get_template(TEMPLATE.name).render(content)
+    html = environment.get_template(template.name).render(content)
     html = CONTROL.sub(lambda found: chr(0x2400 + ord(found[0])), html)
     return UNSEEN.sub(lambda found: f"‹U+{ord(found[0]):04X}›", html)
 

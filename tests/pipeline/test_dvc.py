@@ -128,7 +128,7 @@ def test_the_lock_is_current_in_a_clean_clone(repository: Path, tmp_path: Path) 
 def test_a_new_rate_reruns_train_and_what_follows_and_the_old_one_comes_from_the_cache(repository: Path) -> None:
     """Field fault 1 rides along: `-S` writes 5e-05, which YAML 1.1 reads as text."""
     changed = run(repository, "dvc", "exp", "run", "-S", "train.lr=5e-5")
-    assert ran(changed) == ["train", "evaluate", "merge", "report"]
+    assert ran(changed) == ["train", "evaluate", "ratings", "merge", "report"]
     assert "train.lr" in run(repository, "dvc", "params", "diff")
     assert "eval_loss" in run(repository, "dvc", "metrics", "diff")
 

@@ -1,0 +1,118 @@
+"""Filled sheets as raters send them back: one CSV file a rater, as any spreadsheet saves it.
+
+Commas, semicolons or tabs, columns in any order, with a byte order mark or without. Only the columns that hold ratings
+are read; what else the sheet had may be there or not.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.lib import sources
+from stages.lib.errors import UserError
+from stages.lib.questions import BETTER, COLUMNS, ITEM, QUESTIONS
+from stages.lib.raw import RawRow
+
+_NEEDED = (ITEM, BETTER)
+_ITEM = re.compile(r"i[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Rating:
+    """What one rater said of one pair of answers."""
+
+    rater: str
+    place: str  # file:line
+    item: str
+    choices: Mapping[str, str]  # by question; one that was left empty is absent
+
+
+def read(folder: Path) -> list[Rating]:
+    """Every row of every file, in the order of files and lines.
+
+    Raises:
+        UserError: naming every fault with its place.
+    """
+    readable, strange = sources.find(folder)
+    files = [path for path in readable if path.parent == folder and path.suffix.lower() == ".csv"]
+    found = [one for path in files for one in _file(path)]
+    faults = [*_names(folder, readable, strange), *(one for one in found if isinstance(one, str))]
+    if faults:
+        raise UserError("\n       ".join(faults))
+    return [one for one in found if isinstance(one, Rating)]
+
+
+def _names(folder: Path, readable: list[Path], strange: list[Path]) -> Iterator[str]:
+    """Faults of the files' names: each file is one rater's, and bears the rater's name."""
+    raters: dict[str, Path] = {}
+    for path in sorted([*readable, *strange]):
+        if path in strange or path.suffix.lower() != ".csv":
+            yield f"{path} is no rater's file: only CSV files are read here. Save it as CSV (UTF-8), or remove it."
+        elif path.parent != folder:
+            yield f"{path} lies in a folder of its own. Put it into {folder}, one file a rater."
+        elif (other := raters.setdefault(path.stem.casefold(), path)) != path:
+            yield f"{path} and {other} bear the name of one rater. Join them, or rename one."
+
+
+def _file(path: Path) -> Iterator[Rating | str]:
+    """The ratings of one file, and its faults."""
+    rows = list(sources.read(path))
+    yield from _columns(path, rows)
+    for row in rows:
+        place = f"{path}:{row.line}"
+        if row.reject:
+            yield f"{place}: {row.reject.reason}. {row.reject.code.remedy}"
+        elif set(_NEEDED) <= set(row.value) and any(cell.strip() for cell in row.value.values()):
+            yield from _row(path.stem, place, row.value)
+
+
+def _columns(path: Path, rows: list[RawRow]) -> Iterator[str]:
+    """Faults of the header: a column that is needed and missing, or one that is unknown and not empty."""
+    rows = [row for row in rows if not row.reject]
+    if not rows:
+        return
+    missing = [name for name in _NEEDED if name not in rows[0].value]
+    for name in dict.fromkeys(name for row in rows for name in row.value if name not in COLUMNS):
+        filled = next((row for row in rows if row.value.get(name, "").strip()), None)
+        meant = _close(name)
+        if filled is None and meant not in missing:
+            continue
+        place = f"{path}:{filled.line}" if filled else f"{path}"
+        missing = [other for other in missing if other != meant]
+        hint = f"Is {meant} meant?" if meant else "Write remarks under note, or remove the column."
+        yield f'{place}: the column "{name}" is not one of the sheet\'s. {hint}'
+    for name in missing:
+        yield f'{path}: the column "{name}" is missing. Copy it from the sheet; ratings cannot be read without it.'
+
+
+def _close(name: str) -> str | None:
+    known = {column.casefold(): column for column in COLUMNS}
+    return next((known[close] for close in difflib.get_close_matches(name.casefold(), known, n=1)), None)
+
+
+def _row(rater: str, place: str, cells: Mapping[str, str]) -> Iterator[Rating | str]:
+    """The rating of a row, or what is wrong with it."""
+    faults = []
+    item = cells[ITEM].strip()
+    if not _ITEM.fullmatch(item):
+        what = f'is "{item}", which names no pair of answers' if item else "is empty"
+        faults.append(f"{place}: item {what}. Copy it from the same row of the sheet.")
+    choices = {}
+    for name, question in QUESTIONS.items():
+        given = cells.get(name, "").strip()
+        choice = next((choice for choice in question.choices if choice.casefold() == given.casefold()), None)
+        if choice is not None:
+            choices[name] = choice
+        elif given:
+            faults.append(f'{place}: {name} is "{given}". Write {_listed(question.choices)}, or leave it empty.')
+    if faults:
+        yield from faults
+    else:
+        yield Rating(rater, place, item, choices)
+
+
+def _listed(choices: tuple[str, ...]) -> str:
+    """`A, B or same`."""
+    return f"{', '.join(choices[:-1])} or {choices[-1]}"
