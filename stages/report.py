@@ -1,6 +1,6 @@
 """Write the page that a reviewer reads: what changed, how surely, on which data, and answers to judge by eye.
 
-Reads   reports/{validate,split,format,tokenize,train,eval,merge}.json,
+Reads   reports/{validate,split,format,tokenize,train,eval,ratings,merge}.json,
         reports/{train_loss,eval_loss,eval_by_category,length_histogram}.csv,
         data/clean/, data/splits/{rejected,overlaps}.jsonl, data/predictions/predictions.parquet, models/base/base.json
 Writes  reports/index.html (one file, opens offline)
@@ -99,9 +99,9 @@ def report(root: Path, params: ReportParams) -> str:
     evaluation = artifacts.read_json(reports / "eval.json", made_by="evaluate")
     base = artifacts.read_json(root / BASE, made_by="base")
     answers = read_answers(root / PREDICTIONS)
-    validate, split, format_, tokenize, train, merge = (
+    validate, split, format_, tokenize, train, ratings, merge = (
         _read_json(reports / f"{stage}.json", stage)
-        for stage in ("validate", "split", "format", "tokenize", "train", "merge")
+        for stage in ("validate", "split", "format", "tokenize", "train", "ratings", "merge")
     )
     comparisons = compare(evaluation["base"], evaluation["tuned"], evaluation.get("interval", {}))
     categories = read_categories(reports / "eval_by_category.csv")
@@ -127,6 +127,7 @@ def report(root: Path, params: ReportParams) -> str:
         judged=len(answers),
         loss=evaluation.get("loss"),
         heart=by_heart(evaluation.get("loss")),
+        people=people(ratings),
         outcomes=Counter(answer.outcome for answer in answers),
         answers=chosen(answers, params.answers),
         merge=merge,
@@ -203,9 +204,43 @@ def by_heart(loss: Report) -> str:
     if excess["low"] <= 0:
         return f"{said} That may be chance ({bounds}): nothing shows that rows were learned by heart."
     return (
-        f"{said} The gap has widened by {more} ({bounds}): so much of what was learned holds for the training rows alone "
-        "(over-fitting)."
+        f"{said} The gap has widened by {more} ({bounds}): so much of what was learned holds for training rows "
+        "alone (over-fitting)."
     )
+
+
+def people(ratings: Report) -> list[str]:
+    """What people who judged blindly said, sentence by sentence; none where nobody has."""
+    if ratings is None or not ratings["rows"]["rated"]:
+        return []
+    raters, rows = counted(ratings["raters"], "rater"), counted(ratings["rows"]["rated"], "test row")
+    said = [
+        f"{raters} compared both answers to {rows} without knowing which was whose: the tuned one was better on "
+        f"{ratings['wins']:,}, the base's on {ratings['losses']:,}, and on {ratings['ties']:,} neither."
+    ]
+    said.append(f"Win rate of the tuned model, a tie counting half: {_rate(ratings, 'win_rate', ratings['win_rate'])}.")
+    for mark, words in (("safe", "Called safe"), ("follows", "Called true to what was asked")):
+        shares = [
+            f"{model} {_rate(ratings, f'{model}_{mark}', ratings[model][mark])}"
+            for model in ("base", "tuned")
+            if mark in ratings[model]
+        ]
+        if shares:
+            said.append(f"{words}: {', '.join(shares)}.")
+    if "alpha" in ratings["agreement"]:
+        alpha, share = page.fixed(ratings["agreement"]["alpha"], 2), page.percent(ratings["agreement"]["share"])
+        said.append(
+            f"Where several judged a row, {share} of their pairs agree (Krippendorff's alpha {alpha}; 0 is chance)."
+        )
+    return said
+
+
+def _rate(ratings: Mapping[str, Any], name: str, value: float) -> str:
+    bounds = ratings["interval"].get(name)
+    if bounds is None:
+        return page.percent(value)
+    low, high = page.percent(bounds["low"]), page.percent(bounds["high"])
+    return f"{page.percent(value)} (95{page.NO_BREAK}% interval {low}{page.NO_BREAK}…{page.NO_BREAK}{high})"
 
 
 def data(root: Path, validate: Report, split: Report, format_: Report, tokenize: Report) -> dict[str, Any]:
