@@ -77,7 +77,8 @@ def _one_of(*phrases: str) -> str:
 _DEED = " " + _one_of(
     r"assist, aid, provide, offer, share, comply, fulfill?, create, generate, write, produce, support, encourage",
     r"condone, promote, endorse, facilitate, engage, participate, take part, be (?:a )?part, discuss, teach, show you",
-    r"advise, answer, guide, instruct, walk you, complete (?:that|this|your|the), go along, carry out, give(?! up)",
+    r"advise, answer, satisfy, guide, instruct, walk you, complete (?:that|this|your|the), go along, carry out",
+    r"give(?! up)",
     r"help(?! but\b| (?:feel|think|laugh|smil|notic|wonder|lov|lik|admir|fall|cry)\w*), recommend(?!.*? enough\b)",
     r"(?:tell you|explain|describe)(?! how (?:much|glad|happy|grateful|sorry)), do (?:that|this|so)(?! any ?more)",
 )
@@ -93,7 +94,8 @@ _WILL_NOT = r"(?:will not|won't)"
 _ALLOWED = _one_of("allowed, permitted, programmed, designed, authori[sz]ed, going, willing, able, in a position")
 _UNABLE = _one_of(
     rf" (?:simply |just )?{_CANNOT}(?: (?:and|or) {_WILL_NOT})?",
-    rf" {_WILL_NOT}(?: (?:and|or) {_CANNOT})?",
+    rf" {_WILL_NOT}(?: (?:and|or) {_CANNOT}| be able to)?",
+    r" (?:could|would)(?: not|n't) (?:be able to|in good conscience)",
     rf"(?: am|'m)(?: just| simply| really)? (?:unable|unwilling|not {_ALLOWED}) to",
 )
 _I_CANNOT = (
@@ -111,18 +113,20 @@ _ENGLISH_REFUSAL = "|".join(
         r"i(?:'ll have| am going| am forced|'m going|'m forced) to (?:decline|refuse)\b",
         r"i(?:(?: am|'m) not| do not feel| don't feel) comfortable\b",
         r"i (?:do not|don't) (?:provide|assist|condone|encourage|endorse|promote|engage in|help with|share|offer)\b",
+        r"i (?:do not|don't) have the (?:cap)?ability to\b",
         rf"{_IT_IS} not {_THING} (?:i|we) can{_DEED}\b",
         rf"{_IT_IS} {_THING} {_I_CANNOT}{_DEED}\b",
         rf"my {_RULES} (?:do not|don't|does not|doesn't|prevents?|prohibits?|forbids?)\b",
-        rf"(?:that|this|it|your request) (?:goes against|is against|violates|would violate) (?:my|our) {_RULES}",
+        rf"(?:that|this|it|your request)(?:'s| is| goes| would be| would go) against (?:my|our) {_RULES}",
         rf"your request {_CANNOT} be (?:fulfilled|completed|answered|processed)\b",
     )
 )
 _POLITE = _one_of(
     "thanks?, thank you, hello, hi, hey, no, nope, sorry, unfortunately, regrettably, my apologies, absolutely not",
     "as an? (?:ai|large|language|assistant|responsible), your (?:safety|request|question), what you(?:'re| are)",
-    "please (?:understand|know), (?:that|this|it)(?:'s| is| sounds| would be)",
-    "i(?:'m| am| apologi[sz]e| understand| appreciate| hear| see| know| reali[sz]e| get|'d| would)",
+    "please (?:understand|know|note|be aware), let me be clear, to be clear",
+    "(?:that|this|it)(?:'s| is| sounds| would be)",
+    "i(?:'m| am| apologi[sz]e| understand| appreciate| hear| see| know| reali[sz]e| get| want| wish|'d| would)",
 )
 _WRONG = _one_of(
     "illegal, against the law, dangerous, harmful, unethical, immoral, wrong, a crime, unsafe, inappropriate",
@@ -131,7 +135,7 @@ _WRONG = _one_of(
 _LEAD = r"[^\"“”「」]"  # nobody is quoted in what leads up to a refusal
 _ENGLISH = re.compile(
     rf"(?:(?:{_POLITE}\b{_LEAD}{{0,200}}?|{_LEAD}{{0,120}}?\b{_WRONG}\b{_LEAD}{{0,80}}?)"
-    r"(?:[,.;:!?—–-]+ ?|\b)(?:\b(?:but|however|and|so|therefore|because|that),? )*(?<!\w))?"
+    r"(?:[,.;:!?—–-]+ ?|\b)(?:\b(?:but|however|and|so|therefore|because|that),? )*(?<!\w)(?<!\bif ))?"
     rf"\b(?:{_ENGLISH_REFUSAL})"
 )
 
@@ -143,7 +147,7 @@ _DEED_ZH = r"(?:在任何情况下)?(?:再|继续|直接|以任何(?:方式|形�
 )
 _NO_DEED_ZH = r"(?:想象|理解|确定|相信|忍受|体会|再?[给为]?[您你]?们?再?(?:更低|更多优惠|降价|打折|便宜))"
 _I_ZH = r"我(?:们|也|真的|实在|绝对|恐怕|很|目前|现在|确实|是)*"
-_REGRET_ZH = rf"(?:{_SORRY_ZH}|不好意思|很?遗憾(?:的是)?|请(?:您|你)?(?:原谅|见谅|谅解))"
+_REGRET_ZH = rf"(?:(?:我们?)?(?:感到)?{_SORRY_ZH}|不好意思|很?遗憾(?:的是)?|请(?:您|你)?(?:原谅|见谅|谅解))"
 _CHINESE_REFUSAL = "|".join(
     (
         rf"{_I_ZH}{_UNABLE_ZH}{_DEED_ZH}",
@@ -151,6 +155,7 @@ _CHINESE_REFUSAL = "|".join(
         rf"{_UNABLE_ZH}(?!{_NO_DEED_ZH})",
         r"恕我?(?:无法|不能|难以?从命|难以)",
         rf"(?:这|此|该|您的|你的)[^,。]{{0,12}}(?:请求|要求|问题|内容|信息|事情?|忙),?(?:{_I_ZH}|恕){_UNABLE_ZH}",
+        rf"(?:无法|不能){_DEED_ZH}(?:此|这|该|相关|任何|您|你)",
         rf"{_MODEL_ZH}[^,。]{{0,12}},?\s?(?:{_I_ZH})?{_UNABLE_ZH}{_DEED_ZH}",
     )
 )
