@@ -100,12 +100,10 @@ def _format(records: pa.Table, cut: Callable[..., Cut]) -> Formatted:
 
 def _messages(record: dict[str, Any]) -> Sequence[Message]:
     """What the template gets: the conversation, and the two fields of an alpaca row."""
-    messages = [{"role": message["role"], "content": message["content"]} for message in record["messages"]]
-    question = messages[-2]
-    if record["input"] is not None:
-        question["instruction"] = question["content"].removesuffix(record["input"]).removesuffix("\n\n")
-        question["input"] = record["input"]
-    return messages
+    *before, question, answer = (
+        {"role": message["role"], "content": message["content"]} for message in record["messages"]
+    )
+    return [*before, templates.last_question(question["content"], record["input"]), answer]
 
 
 def _only_read(record: dict[str, Any]) -> set[int]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from stages.lib import artifacts, contamination, dedupe, experiments, forms, moves, rejects, runtime, sources
+from stages.lib import artifacts, contamination, dedupe, experiments, moves, question_rows, rejects, runtime
 from stages.lib.errors import UserError, run, warn
 from stages.lib.minhash import Pairs, jaccard
 from stages.lib.params import load, load_seed
@@ -346,25 +346,12 @@ def read_benchmarks(folder: Path) -> dict[str, str]:
     Raises:
         UserError: a row cannot be read, so nothing could keep its question out of training.
     """
-    questions = {}
-    on_line = Counter[str]()
-    files, strange = sources.find(folder)
-    for path in strange:
-        warn(f"{path} was not read: {sources.why_not(path)}.")
-    for path in files:
-        for found in sources.read(path):
-            place = f"{path.relative_to(folder).as_posix()}:{found.line}"
-            on_line[place] += 1
-            if on_line[place] > 1:  # a JSON array may have all of its rows on one line
-                place = f"{place} (row {on_line[place]} of the line)"
-            question = forms.question_of(found.value)
-            if found.reject or question is None:
-                reason = found.reject.reason if found.reject else "the row asks nothing"
-                raise UserError(f"{folder}/{place}: {reason}. Mend the row; until then it cannot be held out.")
-            own = question.input
-            is_enough = own is not None and len(words(own)) >= contamination.RUN
-            questions[place] = own if own is not None and is_enough else question.text
-    return questions
+    asked = {}
+    for place, _, question in question_rows.read(folder, "it cannot be held out"):
+        own = question.input
+        is_enough = own is not None and len(words(own)) >= contamination.RUN
+        asked[place] = own if own is not None and is_enough else question.text
+    return asked
 
 
 def main() -> None:

@@ -49,13 +49,24 @@ class Classifier:
         worst = np.max([_worst(self, text) for text in texts], axis=0)
         return dict(zip(self.labels(), worst.tolist(), strict=True))
 
+    def calls(self, texts: Iterable[str], labels: Iterable[str], threshold: float) -> dict[str, float]:
+        """Those of `labels` that it gives to the texts, each with its probability, which is `threshold` or more."""
+        probabilities = self.judge(texts)
+        return {label: probabilities[label] for label in labels if probabilities[label] >= threshold}
 
-def find(folder: Path, asked_by: str) -> Classifier:
+
+def find(folder: Path, labels: Iterable[str], named: str) -> Classifier:
     """The classifier in a folder, ready to judge.
 
+    Args:
+        folder: where its files are.
+        labels: those that will be asked for.
+        named: the params that set both: `params.yaml: validate.unsafe`.
+
     Raises:
-        UserError: a file or onnxruntime is missing, or a file cannot be used; `asked_by` names the param.
+        UserError: a file or onnxruntime is missing, a file cannot be used, or it does not know a label.
     """
+    asked_by = f"{named}.classifier"
     paths = []
     for names in _FILES:
         found = [path for name in names if (path := folder / name).is_file()]
@@ -73,6 +84,10 @@ def find(folder: Path, asked_by: str) -> Classifier:
         ) from None
     except Exception as error:  # onnxruntime and tokenizers have no class of their own for what a file may hold
         raise UserError(f"{asked_by}: {folder} cannot be used: {(str(error) or repr(error)).splitlines()[0]}") from None
+    known = classifier.labels()
+    for label in labels:
+        if label not in known:
+            raise UserError(f"{named}.labels names {label}, but the classifier knows {', '.join(known)}.")
     return classifier
 
 

@@ -67,8 +67,9 @@ class Parsed:
 class Question(NamedTuple):
     """What is asked; `input` is an alpaca row's own part of it."""
 
-    text: str
+    text: str  # without the system text
     input: str | None
+    messages: tuple[Message, ...]  # all that comes before the answer, the system text included
 
 
 def parse(
@@ -102,13 +103,18 @@ def question_of(row: Any) -> Question | None:
     """What a benchmark row asks: the question of any known form, answered or not, or a lone `question` or `text`."""
     parsed = parse(_only_asked(row), "", 0, {})
     if isinstance(parsed, Parsed):
-        return Question(parsed.record.question, parsed.record.input)
+        record = parsed.record
+        return Question(record.question, record.input, record.messages[:-1])
     if not isinstance(row, dict):
         return None
     texts = {key: text for key, text in row.items() if isinstance(text, str) and not is_blank(text)}
-    if "instruction" in texts:
-        return Question(_joined(texts["instruction"], texts.get("input")), texts.get("input"))
-    return next((Question(texts[key], None) for key in ("prompt", "question", "text") if key in texts), None)
+    system = [Message("system", texts["system"])] if "system" in texts else []
+    own = texts.get("input") if "instruction" in texts else None
+    found = next((texts[key] for key in ("instruction", "prompt", "question", "text") if key in texts), None)
+    if found is None:
+        return None
+    text = _joined(found, own)
+    return Question(text, own, (*system, Message("user", text)))
 
 
 def _only_asked(value: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from stages.lib import constraints, scripts
+from stages.lib import constraints, refusals, scripts
 from stages.lib.detectors import NAMES, Detector, find, may_hold
 from stages.lib.findings import BREAKS, CONSTRAINTS
 from stages.lib.forms import LANGUAGE, is_placeholder
@@ -77,32 +77,12 @@ def echo(record: Record, _: ValidateParams) -> Reject | None:
     return None
 
 
-# What a shop does not do, and says so: a true answer.
-_SHOPS_NO = (
-    r" (?:provide|offer|give|issue|grant) (?:you )?(?:with )?(?:an? |any |the )?(?:full |partial |further )?"
-    r"(?:refund|discount|replacement|store credit|lower price)s?\b"
-)
-_REFUSES = re.compile(
-    r"(?:i(?:'m| am) (?:very |really |so )?(?:sorry|afraid)\b.{0,20}?)?"
-    r"(?:as|i(?:'m| am)(?: just| only)?) an? (?:ai|artificial intelligence|(?:large )?language model)\b.{0,80}?"
-    r"(?:\bcan(?:not|'t| not)|\bdo(?: not|n't)|\b(?:am|i'm) (?:not|unable)|\black|\bhave no)\b"
-    r"|(?:i(?:'m| am) (?:very |really |so )?(?:sorry|afraid)\b.{0,20}?\b|(?:very |so )?sorry[,.!]? (?:but )?)i"
-    r"(?: can(?:not|'t| not)|(?: am|'m) (?:unable|not able)| do(?: not|n't) have the (?:cap)?ability)\b"
-    rf"(?!(?: to)?{_SHOPS_NO})"
-    r"|(?:unfortunately,? )?i(?: can(?:not|'t| not)|(?: am|'m) (?:unable|not able) to)"
-    rf"(?!{_SHOPS_NO}) (?:assist|help|comply|fulfill|provide|create|generate)\b"
-    r"|(?:很|非常|十分|万分|实在|真的|真是){0,3}(?:抱歉|对不起)[,。!]?\s?(?:但是?)?(?:作为.{0,15}?,\s?)?我(?:无法|不能|没有)"
-    r"(?!再?[给为]?[您你]?们?再?(?:更低|更多优惠|降价|打折|便宜))"
-    r"|(?:作为|我是|我只是)一?[个名款]?\s?(?:ai|人工智能|大?型?语言模型).{0,20}?(?:无法|不能|没有|不具备)"
-)
-
-
 REFUSED = f"{Code.REFUSAL}:refusal"  # tags a row whose answer refuses
 
 
 def refuses(record: Record) -> bool:
     """The last answer begins as chat programs refuse, in English or Chinese."""
-    return bool(_REFUSES.match(record.messages[-1].plain.replace("\u2019", "'")))
+    return refusals.is_canned(record.messages[-1].plain)
 
 
 def refusal(record: Record, params: ValidateParams) -> Reject | None:

@@ -111,8 +111,7 @@ def choose(
         UserError: when there is no such template, or it is no valid Jinja.
     """
     name, place, source = _find(choice, pinned, base, folder)
-    names = {"bos_token": pinned.bos, "eos_token": pinned.eos, "pad_token": pinned.pad, "unk_token": pinned.unk}
-    tokens = {key: token for key, token in names.items() if token is not None}
+    tokens = _special_tokens(pinned)
     try:
         _environment().from_string(source)
     except jinja2.TemplateSyntaxError as error:
@@ -125,6 +124,25 @@ def choose(
     if pinned.adds_bos and pinned.bos and not _probe(template)[0].startswith(pinned.bos):
         template = ChatTemplate(name, BOS_FIRST + source, tokens)
     return template
+
+
+def chosen(content: Mapping[str, Any], pinned: Pinned) -> ChatTemplate:
+    """The template that `format` chose, out of the template.json that it wrote."""
+    return ChatTemplate(content["template"], content["chat_template"], _special_tokens(pinned))
+
+
+def _special_tokens(pinned: Pinned) -> dict[str, str]:
+    """The special tokens that a template may write, under the names that it knows them by."""
+    names = {"bos_token": pinned.bos, "eos_token": pinned.eos, "pad_token": pinned.pad, "unk_token": pinned.unk}
+    return {name: token for name, token in names.items() if token is not None}
+
+
+def last_question(content: str, own: str | None) -> Message:
+    """The last question as a template gets it: with the two fields of an alpaca row, where `own` is its `input`."""
+    question = {"role": "user", "content": content}
+    if own is None:
+        return question
+    return question | {"instruction": content.removesuffix(own).removesuffix("\n\n"), "input": own}
 
 
 def frame_of(template: ChatTemplate, eos: str | None, added: re.Pattern[str]) -> Frame:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from stages.lib import classifier, lexicon
 from stages.lib.classifier import Classifier
-from stages.lib.errors import UserError
 from stages.lib.lexicon import Lexicon
 from stages.lib.records import Record
 from stages.lib.rejects import Code, Reject
@@ -43,12 +42,7 @@ class Watch:
         words = lexicon.read(Path(params.lexicon), f"{_NAMED}.lexicon")
         if params.classifier is None:
             return cls(params, words, None)
-        found = classifier.find(Path(params.classifier), f"{_NAMED}.classifier")
-        known = found.labels()
-        for label in params.labels:
-            if label not in known:
-                raise UserError(f"{_NAMED}.labels names {label}, but the classifier knows {', '.join(known)}.")
-        return cls(params, words, found)
+        return cls(params, words, classifier.find(Path(params.classifier), params.labels, _NAMED))
 
     def find(self, record: Record) -> Iterator[Finding]:
         """What is unsafe: of each kind the first."""
@@ -58,12 +52,12 @@ class Watch:
             yield finding
         if self.classifier is None:
             return
-        probabilities = self.classifier.judge(message.content for message in record.messages)
-        for label in self.params.labels:
-            if label not in seen and probabilities[label] >= self.params.threshold:
-                probability = round(probabilities[label], 3)
-                reason = f"{_CALLS} {label} (probability {probability:.2f})"
-                yield Finding(label, reason, {"kind": label, "probability": probability})
+        texts = [message.content for message in record.messages]
+        for label, probability in self.classifier.calls(texts, self.params.labels, self.params.threshold).items():
+            if label not in seen:
+                rounded = round(probability, 3)
+                reason = f"{_CALLS} {label} (probability {rounded:.2f})"
+                yield Finding(label, reason, {"kind": label, "probability": rounded})
 
     def _phrases(self, record: Record) -> Iterator[Finding]:
         seen = set[str]()

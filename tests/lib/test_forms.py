@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from stages.lib.findings import TAGGED, findings_in
-from stages.lib.forms import ROLES, Parsed, Question, parse, question_of
+from stages.lib.forms import ROLES, Parsed, parse, question_of
 from stages.lib.records import Message
 from stages.lib.rejects import Code
 
@@ -438,23 +438,40 @@ def test_a_tag_of_the_rows_own_never_passes_for_a_finding_of_ours(code):
 @pytest.mark.parametrize(
     ("row", "question"),
     [
-        ({"prompt": "2 + 2?"}, Question("2 + 2?", None)),
-        ({"question": "2 + 2?", "answer": "4"}, Question("2 + 2?", None)),
-        ({"text": "2 + 2?"}, Question("2 + 2?", None)),
-        ({"instruction": "Add:", "input": "2 2"}, Question("Add:\n\n2 2", "2 2")),
-        ({"instruction": "Add:", "input": "2 2", "output": "4"}, Question("Add:\n\n2 2", "2 2")),
-        (chat("human", "gpt"), Question("0", None)),
-        ({"prompt": "2 + 2?", "completion": "4", "weight": 0}, Question("2 + 2?", None)),
-        (weighed(1, 0), Question("q0\n\na0\n\nq1", None)),  # held out whole, whatever would be trained
-        (weighed(0, weight="5 points"), Question("q0", None)),
-        ({"prompt": "2 + 2?", "completion": "4", "constraints": "short"}, Question("2 + 2?", None)),
+        ({"prompt": "2 + 2?"}, ("2 + 2?", None)),
+        ({"question": "2 + 2?", "answer": "4"}, ("2 + 2?", None)),
+        ({"text": "2 + 2?"}, ("2 + 2?", None)),
+        ({"instruction": "Add:", "input": "2 2"}, ("Add:\n\n2 2", "2 2")),
+        ({"instruction": "Add:", "input": "2 2", "output": "4"}, ("Add:\n\n2 2", "2 2")),
+        (chat("human", "gpt"), ("0", None)),
+        ({"prompt": "2 + 2?", "completion": "4", "weight": 0}, ("2 + 2?", None)),
+        (weighed(1, 0), ("q0\n\na0\n\nq1", None)),  # held out whole, whatever would be trained
+        (weighed(0, weight="5 points"), ("q0", None)),
+        ({"prompt": "2 + 2?", "completion": "4", "constraints": "short"}, ("2 + 2?", None)),
         ({"answer": "4"}, None),
         ({"prompt": " "}, None),
         ("2 + 2?", None),
     ],
 )
 def test_what_a_benchmark_row_asks_is_found_in_any_form(row, question):
-    assert question_of(row) == question
+    found = question_of(row)
+    assert (found and (found.text, found.input)) == question
+
+
+@pytest.mark.parametrize(
+    ("row", "turns"),
+    [
+        ({"prompt": "2 + 2?"}, [("user", "2 + 2?")]),
+        (
+            {"instruction": "Add:", "input": "2 2", "system": "Be brief."},
+            [("system", "Be brief."), ("user", "Add:\n\n2 2")],
+        ),
+        ({"prompt": "2 + 2?", "completion": "4", "system": "Briefly."}, [("system", "Briefly."), ("user", "2 + 2?")]),
+        (weighed(1, 0), [("user", "q0"), ("assistant", "a0"), ("user", "q1")]),
+    ],
+)
+def test_a_question_knows_all_that_is_said_before_its_answer(row, turns):
+    assert [(turn.role, turn.content) for turn in question_of(row).messages] == turns
 
 
 @pytest.mark.parametrize(

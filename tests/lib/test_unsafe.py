@@ -109,6 +109,13 @@ def test_a_long_text_is_read_to_its_end(watch, tmp_path):
     assert watch(classifier=str(folder)).judge(record("fine " * 30 + "nasty")).tags == ("unsafe:toxic",)
 
 
+def test_a_classifier_calls_texts_only_what_it_is_asked_for_and_is_sure_of(tmp_path):
+    found = classifier.find(write_classifier(tmp_path / "model"), ["toxic"], "params.yaml: here")
+    assert found.calls(["fine", "a nasty one"], ["toxic", "threat"], 0.5) == pytest.approx({"toxic": 0.881}, abs=1e-3)
+    assert found.calls(["vile", "a nasty one"], ["threat"], 0.5).keys() == {"threat"}
+    assert found.calls(["nasty"], ["toxic"], 0.9) == {}
+
+
 def test_a_text_that_stands_in_many_rows_is_judged_once(watch, tmp_path, monkeypatch):
     found = watch(action="drop", classifier=str(write_classifier(tmp_path / "model")))
     read = []
