@@ -1,8 +1,9 @@
 """Judge the base and the tuned model side by side, on the same held-out rows.
 
-Reads   data/prompts/{train,validation,test}.parquet, data/prompts/template.json, models/base/, models/adapter/
+Reads   data/prompts/{train,validation,test}.parquet, data/prompts/template.json, data/safety/, models/base/,
+        models/adapter/
 Writes  data/predictions/predictions.parquet, data/predictions/predictions.jsonl, data/predictions/losses.parquet,
-        data/predictions/generation.json, reports/eval.json, reports/eval_by_category.csv
+        data/predictions/safety.jsonl, data/predictions/generation.json, reports/eval.json, reports/eval_by_category.csv
 """
 
 import csv
@@ -14,14 +15,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import xxhash
 from tqdm import tqdm
 
-from stages.lib import artifacts, losses, runtime, text_metrics
+from stages.lib import artifacts, classifier, experiments, losses, probes, runtime, safety, text_metrics
 from stages.lib.constraints import Constraints, kept, kept_loosely
 from stages.lib.copies import copied
 from stages.lib.ending import Ending, read_ending
@@ -29,15 +30,20 @@ from stages.lib.errors import UserError, run, warn
 from stages.lib.figures import MODELS, SCHEMA, calibration, columns, figures
 from stages.lib.headline import headline
 from stages.lib.params import load, load_seed
-from stages.lib.pinned import BASE, load_pinned
+from stages.lib.pinned import BASE, Pinned, load_pinned
+from stages.lib.probes import Probe
 from stages.lib.prompts import Segment
 from stages.lib.rates import wilson
 from stages.lib.slices import FEW, slices
 from stages.lib.statistics import Columns, interval, resampled_totals, totals
 from stages.lib.tokens import Example, SegmentTokenizer, load_tokenizer
-from stages.params.evaluate import EvaluateParams
+from stages.params.evaluate import EvaluateParams, SafetyParams
+
+if TYPE_CHECKING:
+    from stages.lib.generation import Answer  # needs torch
 
 PROMPTS = Path("data/prompts")
+SAFETY = Path("data/safety")
 ADAPTER = Path("models/adapter")
 PREDICTIONS = Path("data/predictions")
 REPORT = Path("reports/eval.json")
@@ -70,6 +76,8 @@ class Questions:
     rows: list[Row]  # test rows, foreseen and answered
     known: dict[str, list[Row]]  # rows that training has seen, by split: foreseen only
     left_out: dict[str, int]  # test rows that are not judged, by reason
+    probes: list[Probe]  # of safety: answered only
+    probe_ids: list[list[int]]  # their prompts, as tokens
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,7 @@ class Said:
 
     rows: list[Judged]
     known: dict[str, list[float]]  # nats over the whole completion
+    probes: list["Answer"]
 
 
 @dataclass(frozen=True)
@@ -111,8 +120,8 @@ class Evaluation:
         return zip(self.questions.rows, self.base.rows, self.tuned.rows, strict=True)
 
 
-def evaluate(prompts: Path, base: Path, adapter: Path, params: EvaluateParams, seed: int) -> Evaluation:
-    """Let both models foresee and answer the test rows.
+def evaluate(prompts: Path, harm: Path, base: Path, adapter: Path, params: EvaluateParams, seed: int) -> Evaluation:
+    """Let both models foresee and answer the test rows of `prompts`, and answer the safety prompts of `harm`.
 
     Raises:
         UserError: when there is nothing to judge, a model is missing or not the pinned one, or memory runs out.
@@ -122,7 +131,7 @@ def evaluate(prompts: Path, base: Path, adapter: Path, params: EvaluateParams, s
     pinned = load_pinned(base)
     tokenizer = load_tokenizer(base)
     ending = read_ending(prompts / "template.json", pinned, tokenizer)
-    questions = read_questions(prompts, tokenizer, ending, pinned.context, params, seed)
+    questions = read_questions(prompts, harm, pinned, tokenizer, ending, params, seed)
     dtype = models.dtype_for(params.precision)
     # The tuned model first: a missing adapter shows at once, and not after the base has been judged.
     tuned = ask(questions, lambda: models.load_tuned(pinned, adapter, dtype, base=base), ending, params, seed, "tuned")
@@ -135,9 +144,16 @@ def evaluate(prompts: Path, base: Path, adapter: Path, params: EvaluateParams, s
 
 
 def read_questions(
-    prompts: Path, tokenizer: SegmentTokenizer, ending: Ending, context: int, params: EvaluateParams, seed: int
+    prompts: Path,
+    harm: Path,
+    pinned: Pinned,
+    tokenizer: SegmentTokenizer,
+    ending: Ending,
+    params: EvaluateParams,
+    seed: int,
 ) -> Questions:
-    """The test rows that are judged, and the rows of the other splits on which the loss is measured beside them."""
+    """The test rows that are judged, the rows of other splits whose loss is set beside theirs, and safety prompts."""
+    context = pinned.context
     test = artifacts.read_parquet(prompts / "test.parquet", made_by="format").to_pylist()
     if not test:
         raise UserError(
@@ -155,7 +171,10 @@ def read_questions(
     for split in ("train", "validation"):
         table = artifacts.read_parquet(prompts / f"{split}.parquet", made_by="format").to_pylist()
         known[split] = _that_fit(_drawn(table, params.known_rows, seed), tokenizer, ending, context, 0)
-    return Questions(rows, known, {"limit": len(test) - len(chosen), "too_long": len(chosen) - len(rows)})
+    asked = probes.read(harm) if params.safety.ask else []
+    ids = probes.prompts(asked, prompts / "template.json", pinned, tokenizer, params.safety.max_new_tokens)
+    left_out = {"limit": len(test) - len(chosen), "too_long": len(chosen) - len(rows)}
+    return Questions(rows, known, left_out, asked, ids)
 
 
 def _drawn(table: list[dict[str, Any]], limit: int | None, seed: int) -> list[dict[str, Any]]:
@@ -211,7 +230,7 @@ def ask(
 ) -> Said:
     """Ask one model everything. It is loaded here and gone afterwards: memory holds one at a time."""
     model = load_model()
-    count = len(questions.rows) + sum(map(len, questions.known.values()))
+    count = len(questions.rows) + sum(map(len, questions.known.values())) + len(questions.probes)
     with (
         _memory_errors_in_words(params),
         tqdm(total=count, desc=f"evaluate: {name}", unit="row", disable=None) as bar,
@@ -220,9 +239,10 @@ def ask(
         known = {
             split: loss_of(members, model, params.batch_size, bar.update) for split, members in questions.known.items()
         }
+        answers = answer(questions.probe_ids, model, ending, params, seed, bar.update)
     del model
     gc.collect()
-    return Said(rows, known)
+    return Said(rows, known, answers)
 
 
 def judge(
@@ -269,6 +289,24 @@ def loss_of(rows: Sequence[Row], model: Any, batch_size: int, done: Callable[[in
         found |= {place: math.fsum(held.nats) for place, held in zip(places, foreseen, strict=True)}
         done(len(batch))
     return [found[place] for place in range(len(rows))]
+
+
+def answer(
+    prompts: Sequence[Sequence[int]],
+    model: Any,
+    ending: Ending,
+    params: EvaluateParams,
+    seed: int,
+    done: Callable[[int], Any],
+) -> list["Answer"]:
+    """Let a model answer safety prompts."""
+    from stages.lib.generation import Sampling, generate
+
+    sampling = Sampling.of(params.temperature, params.top_p, seed)
+    written = generate(
+        model, prompts, ending.stops, ending.decode, params.batch_size, params.safety.max_new_tokens, sampling, done
+    )
+    return [one._replace(text=ending.without_lead(one.text)) for one in written]
 
 
 def _scores(answer: str, reference: str) -> dict[str, float]:
@@ -324,8 +362,27 @@ def known_losses(evaluation: Evaluation) -> pa.Table:
     return pa.Table.from_pylist(lines, schema=losses.SCHEMA)
 
 
+def safety_lines(evaluation: Evaluation, params: SafetyParams) -> list[dict[str, Any]]:
+    """One line a safety prompt: data/predictions/safety.jsonl."""
+    is_unsafe = None
+    if params.classifier is not None:
+        judge = classifier.find(Path(params.classifier), params.labels, "params.yaml: evaluate.safety")
+
+        def is_unsafe(text: str) -> bool:
+            return bool(judge.calls([text], params.labels, params.threshold))
+
+    answers = {"base": evaluation.base.probes, "tuned": evaluation.tuned.probes}
+    return safety.lines(evaluation.questions.probes, answers, is_unsafe)
+
+
 def report(
-    table: pa.Table, found: Columns, known: pa.Table, left_out: Mapping[str, int], params: EvaluateParams, seed: int
+    table: pa.Table,
+    found: Columns,
+    known: pa.Table,
+    probed: Sequence[Mapping[str, Any]],
+    left_out: Mapping[str, int],
+    params: EvaluateParams,
+    seed: int,
 ) -> dict[str, Any]:
     """The content of reports/eval.json, out of the predictions. A figure that is not defined on these rows is left out.
 
@@ -333,6 +390,7 @@ def report(
         table: the predictions.
         found: `columns` of it, for both models.
         known: as `losses.SCHEMA`.
+        probed: as `safety.lines`.
         left_out: test rows that were not judged, by reason.
         params: of the stage.
         seed: of the resamples.
@@ -362,6 +420,7 @@ def report(
             for line in by_category(table, found, params, seed)
         },
         "loss": losses.losses(known, params.resamples, seed),
+        **({"safety": safety.figures(probed, params.resamples, seed)} if probed else {}),
         "left_out": dict(left_out),
         "signature": {"bleu": text_metrics.bleu.signature, "chrf": text_metrics.chrf.signature},
     }
@@ -454,18 +513,22 @@ def summary(content: Mapping[str, Any]) -> str:
 def main() -> None:
     """Run the stage."""
     params, seed = load(EvaluateParams), load_seed()
+    if params.safety.ask:
+        experiments.require_all_files(SAFETY)
     with runtime.measured("evaluate") as timings, artifacts.replacing(PREDICTIONS) as out:
-        evaluation = evaluate(PROMPTS, BASE, ADAPTER, params, seed)
+        evaluation = evaluate(PROMPTS, SAFETY, BASE, ADAPTER, params, seed)
         table, known = predictions(evaluation), known_losses(evaluation)
         lines = [_rounded(line) for line in table.to_pylist()]
         artifacts.write_parquet(out / "predictions.parquet", pa.Table.from_pylist(lines, schema=SCHEMA))
         artifacts.write_jsonl(out / "predictions.jsonl", map(_for_people, lines))
         artifacts.write_parquet(out / "losses.parquet", known)
+        probed = safety_lines(evaluation, params.safety)
+        artifacts.write_jsonl(out / "safety.jsonl", probed)
         settings = {name: getattr(params, name) for name in ("max_new_tokens", "temperature", "top_p")}
         artifacts.write_json(out / "generation.json", settings | {"seed": seed})
         found = columns([(table, name) for name in MODELS])
         left_out = evaluation.questions.left_out
-        content = report(table, found, known, left_out, params, seed)
+        content = report(table, found, known, probed, left_out, params, seed)
         timings |= {"rows": table.num_rows, "device": evaluation.device, "precision": evaluation.precision}
     artifacts.write_json(REPORT, content)
     artifacts.write_text(BY_CATEGORY, _csv(by_category(table, found, params, seed)))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from tqdm import tqdm
 
 from stages.lib import artifacts, runtime, worst_rows
 from stages.lib.ending import Ending, read_ending
@@ -185,16 +186,17 @@ def _same_texts(model: Any, rows: Sequence[Judged], ending: Ending, settings: Ma
     from stages.lib.generation import Sampling, generate
 
     model.generation_config = GenerationConfig()  # its own settings would be filled in where ours say nothing
-    answers = generate(
-        model,
-        [row.example.prompt for row in rows],
-        ending.stops,
-        ending.decode,
-        batch_size=len(rows),
-        max_new_tokens=max(row.budget for row in rows),
-        label="merge: compare",
-        sampling=Sampling.of(settings["temperature"], settings["top_p"], settings["seed"]),
-    )
+    with tqdm(total=len(rows), desc="merge: compare", unit="row", disable=None) as bar:
+        answers = generate(
+            model,
+            [row.example.prompt for row in rows],
+            ending.stops,
+            ending.decode,
+            batch_size=len(rows),
+            max_new_tokens=max(row.budget for row in rows),
+            sampling=Sampling.of(settings["temperature"], settings["top_p"], settings["seed"]),
+            done=bar.update,
+        )
     same = sum(ending.without_lead(one.text) == row.answer for one, row in zip(answers, rows, strict=True))
     return round(same / len(rows), 4)
 

@@ -24,6 +24,7 @@ from stages.lib.data_report import SPLITS, Report
 from stages.lib.errors import run
 from stages.lib.params import load
 from stages.lib.plural import counted
+from stages.lib.statistics import LEVEL
 from stages.lib.verdict import METRICS, Comparison, compare, verdict
 from stages.params.report import ReportParams
 
@@ -128,6 +129,7 @@ def report(root: Path, params: ReportParams) -> str:
         loss=evaluation.get("loss"),
         heart=by_heart(evaluation.get("loss")),
         people=people(ratings),
+        safety=safety(evaluation.get("safety")),
         outcomes=Counter(answer.outcome for answer in answers),
         answers=chosen(answers, params.answers),
         merge=merge,
@@ -207,6 +209,35 @@ def by_heart(loss: Report) -> str:
         f"{said} The gap has widened by {more} ({bounds}): so much of what was learned holds for training rows "
         "alone (over-fitting)."
     )
+
+
+def safety(found: Report) -> list[dict[str, Any]]:
+    """What became of the safety prompts, figure by figure."""
+    if found is None:
+        return []
+    words = {
+        "compliance": ("harmful", "answered, and no refusal was found", "at most"),
+        "over_refusal": ("benign", "refused", "at least"),
+        "unsafe": ("harmful", "answered in a way that the classifier calls unsafe", ""),
+    }
+    return [
+        {
+            "asked": f"{found['prompts'][kind]:,} {kind}",
+            "what": what,
+            "bound": bound,
+            **{model: _rate_of(found, model, figure) for model in ("base", "tuned")},
+            "is_chance": found["difference"][figure] != 0 and found["p"].get(figure, 1) >= LEVEL,
+            "change": page.fixed(found["difference"][figure] * 100, 1),
+        }
+        for figure, (kind, what, bound) in words.items()
+        if figure in found["difference"]
+    ]
+
+
+def _rate_of(found: Mapping[str, Any], model: str, figure: str) -> str:
+    bounds = found["interval"][model][figure]
+    low, high = page.percent(bounds["low"]), page.percent(bounds["high"])
+    return f"{page.percent(found[model][figure])} ({low}{page.NO_BREAK}…{page.NO_BREAK}{high})"
 
 
 def people(ratings: Report) -> list[str]:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 import xxhash
-from tqdm import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from stages.lib.ending import Stops
@@ -46,8 +45,8 @@ def generate(
     decode: Decode,
     batch_size: int,
     max_new_tokens: int,
-    label: str = "generate",
     sampling: Sampling | None = None,
+    done: Callable[[int], Any] = lambda _: None,
 ) -> list[Answer]:
     """Answer prompts.
 
@@ -58,19 +57,18 @@ def generate(
         decode: turns the ids of an answer into text.
         batch_size: prompts per forward pass; it changes the speed, not the answers (in fp32).
         max_new_tokens: an answer is cut off after so many.
-        label: of the progress bar.
         sampling: how tokens are drawn; None takes the likeliest.
+        done: is told after each batch how many prompts were answered.
 
     Returns:
         One answer a prompt, in the order of `prompts`.
     """
     answers: dict[int, Answer] = {}
-    with tqdm(total=len(prompts), desc=label, unit="row", disable=None) as bar:
-        for places in batches([len(prompt) for prompt in prompts], batch_size):
-            prefill = read(model, [prompts[place] for place in places])
-            written = write_on(model, prefill, stops, decode, max_new_tokens, sampling)
-            answers.update(zip(places, written, strict=True))
-            bar.update(len(places))
+    for places in batches([len(prompt) for prompt in prompts], batch_size):
+        prefill = read(model, [prompts[place] for place in places])
+        written = write_on(model, prefill, stops, decode, max_new_tokens, sampling)
+        answers.update(zip(places, written, strict=True))
+        done(len(places))
     return [answers[place] for place in range(len(prompts))]
 
 

@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.lib.params import Real, Section, Usual, Whole
+from stages.lib.params import Group, Real, Section, Usual, Whole
+
+
+class SafetyParams(Group):
+    """What the models are asked to see whether they refuse harm, and nothing else."""
+
+    ask: bool
+    max_new_tokens: Annotated[Whole, Field(ge=1), Usual(32, 128)]
+    classifier: str | None
+    labels: Annotated[list[str], Field(min_length=1)]
+    threshold: Annotated[Real, Field(gt=0, le=1), Usual(0.3, 0.9)]
 
 
 class EvaluateParams(Section, section="evaluate"):
@@ -17,4 +27,5 @@ class EvaluateParams(Section, section="evaluate"):
     temperature: Annotated[Real, Field(ge=0), Usual(0, 1.2)]
     top_p: Annotated[Real, Field(gt=0, le=1)]
     known_rows: Annotated[Whole, Field(ge=0), Usual(50, 500)]
+    safety: SafetyParams
     resamples: Annotated[Whole, Field(ge=100), Usual(1000, 10000)]
