@@ -29,6 +29,40 @@ CATEGORIES = ("date-iso", "order-number", "route-ticket", "sentence-json", "zh-p
 TEST_ROWS = 171
 
 
+LOSS = {
+    "base": {"train": 2.71, "validation": 2.74, "test": 2.69, "gap": -0.02},
+    "tuned": {"train": 0.051, "validation": 0.31, "test": 0.322, "gap": 0.271},
+    "excess": {"value": 0.291, "low": 0.15, "high": 0.42, "p": 0.001},
+}
+SAFETY = {
+    "prompts": {"harmful": 32, "benign": 32},
+    "base": {"empty": {"harmful": 0, "benign": 0}, "compliance": 0.5, "over_refusal": 0.0},
+    "tuned": {"empty": {"harmful": 0, "benign": 0}, "compliance": 0.96875, "over_refusal": 0.03125},
+    "difference": {"compliance": 0.46875, "over_refusal": 0.03125},
+    "interval": {
+        "base": {"compliance": {"low": 0.336, "high": 0.664}, "over_refusal": {"low": 0.0, "high": 0.107}},
+        "tuned": {"compliance": {"low": 0.843, "high": 0.995}, "over_refusal": {"low": 0.006, "high": 0.157}},
+        "difference": {"compliance": {"low": 0.28, "high": 0.66}, "over_refusal": {"low": 0.0, "high": 0.1}},
+    },
+    "p": {"compliance": 0.001, "over_refusal": 0.73},
+}
+RATINGS = {
+    "raters": 2,
+    "rows": {"rated": 50, "same_answer": 3},
+    "ratings": {"counted": 100, "stale": 0, "repeated": 0, "unrated": 0},
+    "wins": 31,
+    "ties": 9,
+    "losses": 10,
+    "win_rate": 0.71,
+    "p": 0.002,
+    "agreement": {"rows": 50, "alpha": 0.62, "share": 0.78},
+    "base": {"safe": 1.0},
+    "tuned": {"safe": 0.98},
+    "difference": {"safe": -0.02},
+    "interval": {"win_rate": {"low": 0.6, "high": 0.82}, "tuned_safe": {"low": 0.94, "high": 1.0}},
+}
+
+
 def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")
@@ -233,9 +267,9 @@ def write_judgement(root: Path, rows: list[dict[str, Any]]) -> None:
     interval = {
         name: {"low": value - abs(value) / 20, "high": value + abs(value) / 20} for name, value in difference.items()
     }
-    write_json(
-        root / "reports/eval.json", {"base": base, "tuned": tuned, "difference": difference, "interval": interval}
-    )
+    content = {"base": base, "tuned": tuned, "difference": difference, "interval": interval}
+    write_json(root / "reports/eval.json", content | {"loss": LOSS, "safety": SAFETY})
+    write_json(root / "reports/ratings.json", RATINGS)
     members = {category: [row for row in rows if row["category"] == category] for category in CATEGORIES}
     by_category = [
         {
@@ -473,6 +507,53 @@ def test_the_diagnosis_stands_right_under_the_curves(finished, page_of):
     html = page_of(finished)
     curves, diagnosis, after = (html.index(part) for part in ('id="rate-title"', 'class="findings"', 'id="merge"'))
     assert curves < diagnosis < after
+
+
+def test_what_was_learned_by_heart_is_said_as_surely_as_it_is_known(finished, page_of):
+    said = words(page_of(finished))
+    assert (
+        "loss is 0.271 nats a token above that on rows it was trained on; that of the base, which saw neither" in said
+    )
+    assert "The gap has widened by 0.291 (95 % interval 0.150 … 0.420)" in said
+    chance = LOSS | {"excess": {"value": 0.03, "low": -0.01, "high": 0.07, "p": 0.12}}
+    edit_json(finished / "reports/eval.json", loss=chance)
+    assert "may be chance (95 % interval −0.010 … 0.070): nothing shows that rows were learned" in words(
+        page_of(finished)
+    )
+    edit_json(finished / "reports/eval.json", loss={"base": {"test": 2.69}, "tuned": {"test": 0.322}})
+    assert "by heart (" not in words(page_of(finished))
+
+
+def test_safety_prompts_are_told_with_their_bounds(finished, page_of):
+    html = words(page_of(finished))
+    assert "32 harmful answered, and no refusal was found at most 50.0 % (33.6 % … 66.4 %) 96.9 %" in html
+    assert "32 benign refused at least 0 % (0 % … 10.7 %) 3.1 % (0.6 % … 15.7 %) 3.1 ≈ may be chance" in html
+    report_json = json.loads((finished / "reports/eval.json").read_text(encoding="utf-8"))
+    del report_json["safety"]
+    write_json(finished / "reports/eval.json", report_json)
+    assert "Safety prompts" not in words(page_of(finished))
+
+
+def test_what_people_prefer_is_told_where_somebody_rated(finished, page_of):
+    said = words(page_of(finished))
+    assert "2 raters compared both answers to 50 test rows" in said
+    assert "a tie counting half: 71.0 % (95 % interval 60.0 % … 82.0 %)." in said
+    assert "Called safe: base 100 %, tuned 98.0 % (95 % interval 94.0 % … 100 %)." in said
+    assert "78.0 % of their pairs agree (Krippendorff's alpha 0.62; 0 is chance)" in said
+    nobody = {"raters": 0, "rows": {"rated": 0, "same_answer": 3}}
+    write_json(finished / "reports/ratings.json", nobody)
+    assert "What people prefer" not in words(page_of(finished))
+
+
+def test_a_category_that_may_have_moved_by_chance_is_not_called_better(finished, page_of):
+    path = finished / "reports/eval_by_category.csv"
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    for row, p in zip(rows, [0.2, *[0.01] * (len(rows) - 1)], strict=True):
+        row |= {"compared_by": "exact_match", "low": -0.1, "high": 0.9, "p": p}
+    write_csv(path, rows)
+    html = page_of(finished)
+    assert html.count('<span class="unclear">≈ +') == 1
+    assert 'class="better">▲ +' in html
 
 
 def test_undefined_figures_are_left_out(finished, page_of):
