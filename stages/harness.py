@@ -20,6 +20,7 @@ from stages.lib.ending import Ending, read_ending
 from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load
 from stages.lib.pinned import BASE, load_pinned
+from stages.lib.plural import counted
 from stages.lib.prompts import Segment
 from stages.lib.tokens import SegmentTokenizer, load_tokenizer
 from stages.params.evaluate import EvaluateParams
@@ -31,7 +32,7 @@ MERGED = Path("models/merged")
 REPORT = Path("reports/harness.json")
 
 FIGURES = ("exact_match", "bits_per_byte", "perplexity")
-OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+NO_HUB = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 NO_CODE = "HF_EVALUATE_OFFLINE"  # `evaluate` would fetch metrics as programs, and some published tasks ask it to
 
 
@@ -124,7 +125,7 @@ def _rounded(value: Any) -> Any:
 
 def lines(content: Mapping[str, Any]) -> list[str]:
     """What is printed."""
-    told = [f"harness: {content['rows']:,} rows judged by lm_eval {content['lm_eval']} → {REPORT}"]
+    told = [f"harness: {counted(content['rows'], 'row')} judged by lm_eval {content['lm_eval']} → {REPORT}"]
     for model in ("base", "tuned"):
         if model not in content:
             continue
@@ -166,6 +167,11 @@ def ask(
     return found, theirs
 
 
+def offline(names: Sequence[str]) -> dict[str, str]:
+    """The environment in which nothing is fetched but the data of these published tasks."""
+    return dict.fromkeys([NO_CODE] if names else [NO_CODE, *NO_HUB], "1")
+
+
 @contextmanager
 def _memory_errors_in_words(params: EvaluateParams) -> Iterator[None]:
     import torch
@@ -189,8 +195,7 @@ def main() -> None:
     arguments = parser.parse_args()
     harness.require()
     names = [name for name in arguments.tasks.split(",") if name]
-    # Before the libraries that heed it are imported.
-    os.environ |= dict.fromkeys([NO_CODE] if names else [NO_CODE, *OFFLINE], "1")
+    os.environ |= offline(names)  # before the libraries that heed it are imported
     from stages.lib import models
 
     models.hush()
@@ -222,8 +227,8 @@ def main() -> None:
     artifacts.write_json(REPORT, content)
     if otherwise:
         warn(
-            f"lm_eval reads {otherwise:,} rows as other tokens than Retune, to which a control token that somebody "
-            "typed is text, and an answer has tokens of its own: figures may differ by that."
+            f"lm_eval reads {counted(otherwise, 'row')} as other tokens than Retune, to which a control token that "
+            "somebody typed is text, and an answer has tokens of its own: figures may differ by that."
         )
     print("\n".join(lines(content)))
 

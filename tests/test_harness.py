@@ -77,13 +77,18 @@ def test_what_is_printed_names_both_judges(monkeypatch: pytest.MonkeyPatch) -> N
     own = stage.compared(found("a"), EVALUATED, ["a"], ENDING)
 
     assert stage.lines(stage.report({"base": own, "tuned": own}, 1, 0, {})) == [
-        "harness: 1 rows judged by lm_eval 0.4.13 → reports/harness.json",
+        "harness: 1 row judged by lm_eval 0.4.13 → reports/harness.json",
         *(
             f"{model}: exact match 0.5 (Retune 0.5) · bits per byte 0.25 (Retune 0.25) · perplexity 1.5 (Retune 1.5) · "
             "100.0% of the answers the same"
             for model in ("base", "tuned")
         ),
     ]
+
+
+def test_only_the_data_of_published_tasks_may_be_fetched_and_never_a_program() -> None:
+    assert stage.offline([]) == dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"), "1")
+    assert stage.offline(["arc_easy"]) == {"HF_EVALUATE_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="module")
