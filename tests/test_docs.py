@@ -29,6 +29,7 @@ PIPELINE = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encodi
 KEYS = {"seed"} | {key for name, section in sections().items() for key, _ in docs_tables.fields(section, name)}
 BLOCKS = {key.rpartition(".")[0] for key in KEYS}  # `train`, `train.lora`
 MADE_BESIDES = {
+    "reports/harness.json",
     "reports/runtime",
     ".cache/splits",
     "data/sheets",

@@ -21,7 +21,7 @@ MODULES = sorted((ROOT / "stages").rglob("*.py"))
 DVC_YAML = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 PIPELINE = DVC_YAML["stages"]
-BY_HAND = ("compare", "sheet")  # run by a person, not by DVC
+BY_HAND = ("compare", "harness", "sheet")  # run by a person, not by DVC
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem not in ("__init__", *BY_HAND))
 LIGHT = ("validate", "split", "format", "tokenize", "report", "compare", "ratings", "sheet")
 HEAVY = ("torch", "transformers", "trl", "datasets", "peft", "accelerate", "bitsandbytes", "evaluate")
