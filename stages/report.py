@@ -36,6 +36,7 @@ BASE = Path("models/base/base.json")
 PAGE = REPORTS / "index.html"
 
 METHODS = {"lora": "LoRA", "qlora": "QLoRA, on a 4-bit base", "full": "Full fine-tuning"}
+MATTERS = 0.005  # nats a token, half a percent of its probability
 FEW_ROWS = 30  # a rate over fewer moves by more than 3 points with one answer
 
 
@@ -189,26 +190,23 @@ def by_heart(loss: Report) -> str:
     if loss is None or excess is None:
         return ""
     base, tuned, more, low, high = (
-        page.fixed(value, 3)
-        for value in (
-            loss["base"]["gap"],
-            loss["tuned"]["gap"],
-            *(excess.get(name) for name in ("value", "low", "high")),
-        )
+        page.fixed(value, 2) for value in (*_ratios(loss), *(excess.get(name) for name in ("value", "low", "high")))
     )
-    said = (
-        f"On test rows the tuned model's loss is {tuned} nats a token above that on rows it was trained on; "
-        f"that of the base, which saw neither, {base}."
-    )
-    if excess.get("low") is None:
-        return said
-    bounds = f"95{page.NO_BREAK}% interval {low}{page.NO_BREAK}…{page.NO_BREAK}{high}"
-    if excess["low"] <= 0:
-        return f"{said} That may be chance ({bounds}): nothing shows that rows were learned by heart."
-    return (
-        f"{said} The gap has widened by {more} ({bounds}): so much of what was learned holds for training rows "
-        "alone (over-fitting)."
-    )
+    said = f"The tuned model's loss on test rows is {tuned} times that on rows it was trained on"
+    if "low" not in excess:
+        return f"{said}; the base's, which saw neither, {base} times."
+    bounds = f"{more} times as much, 95{page.NO_BREAK}% interval {low}{page.NO_BREAK}…{page.NO_BREAK}{high}"
+    said = f"{said}; the base's, which saw neither, {base} times ({bounds})."
+    if excess["low"] <= 1:
+        return f"{said} That may be chance: nothing shows that rows were learned by heart."
+    if loss["tuned"]["gap"] < MATTERS:
+        return f"{said} Both are so close to zero that it does not matter."
+    return f"{said} So part of what was learned holds for the training rows alone (over-fitting)."
+
+
+def _ratios(loss: Mapping[str, Any]) -> list[float | None]:
+    """How many times higher the loss is on test rows than on training rows, for base and tuned model."""
+    return [loss[model]["test"] / loss[model]["train"] if loss[model]["train"] else None for model in ("base", "tuned")]
 
 
 def safety(found: Report) -> list[dict[str, Any]]:

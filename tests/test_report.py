@@ -32,7 +32,7 @@ TEST_ROWS = 171
 LOSS = {
     "base": {"train": 2.71, "validation": 2.74, "test": 2.69, "gap": -0.02},
     "tuned": {"train": 0.051, "validation": 0.31, "test": 0.322, "gap": 0.271},
-    "excess": {"value": 0.291, "low": 0.15, "high": 0.42, "p": 0.001},
+    "excess": {"value": 6.36, "low": 3.1, "high": 11.2, "p": 0.001},
 }
 SAFETY = {
     "prompts": {"harmful": 32, "benign": 32},
@@ -510,18 +510,21 @@ def test_the_diagnosis_stands_right_under_the_curves(finished, page_of):
 
 
 def test_what_was_learned_by_heart_is_said_as_surely_as_it_is_known(finished, page_of):
-    said = words(page_of(finished))
+    def said(**changed: Any) -> str:
+        edit_json(finished / "reports/eval.json", loss=LOSS | changed)
+        return words(page_of(finished))
+
     assert (
-        "loss is 0.271 nats a token above that on rows it was trained on; that of the base, which saw neither" in said
-    )
-    assert "The gap has widened by 0.291 (95 % interval 0.150 … 0.420)" in said
-    chance = LOSS | {"excess": {"value": 0.03, "low": -0.01, "high": 0.07, "p": 0.12}}
-    edit_json(finished / "reports/eval.json", loss=chance)
-    assert "may be chance (95 % interval −0.010 … 0.070): nothing shows that rows were learned" in words(
-        page_of(finished)
-    )
+        "The tuned model's loss on test rows is 6.31 times that on rows it was trained on; the base's, which saw "
+        "neither, 0.99 times (6.36 times as much, 95 % interval 3.10 … 11.20). So part of what was learned holds for "
+        "the training rows alone (over-fitting)."
+    ) in said()
+    chance = {"value": 1.1, "low": 0.9, "high": 1.3, "p": 0.4}
+    assert "interval 0.90 … 1.30). That may be chance: nothing shows" in said(excess=chance)
+    assert "so close to zero that it does not matter" in said(tuned={"train": 0.0001, "test": 0.001, "gap": 0.0009})
+    assert "the base's, which saw neither, 0.99 times." in said(excess={"value": 6.36})
     edit_json(finished / "reports/eval.json", loss={"base": {"test": 2.69}, "tuned": {"test": 0.322}})
-    assert "by heart (" not in words(page_of(finished))
+    assert "The tuned model's loss" not in words(page_of(finished))
 
 
 def test_safety_prompts_are_told_with_their_bounds(finished, page_of):

@@ -1,8 +1,9 @@
 """How much surer a model is of rows that it was trained on than of rows that it never saw.
 
 Loss is the mean over the tokens of the answers, in nats, measured on every split by the same code. A test split may be
-harder than the training rows for any model, so the gap of the tuned model is set beside the gap of the base, which was
-trained on neither: what goes beyond that was learned by heart.
+harder than the training rows for any model, so what counts is how many times higher the tuned model's loss is on test
+rows, beside the same of the base, which was trained on neither: what goes beyond that was learned by heart. Ratios,
+because the base's losses are large and scatter: a difference of gaps would drown in that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,8 +36,9 @@ def losses(table: pa.Table, resamples: int, seed: int) -> dict[str, Any]:
         seed: of the resamples.
 
     Returns:
-        By model the loss of each split that has rows and its `gap` (test − train), and `excess`: how much wider the
-        gap of the tuned model is than that of the base, with `low`, `high` and `p` where there are groups to draw.
+        By model the loss of each split that has rows and its `gap` (test − train), and `excess`: test ÷ train of the
+        tuned model over the same of the base (1: nothing learned by heart), with `low`, `high` and `p` where there are
+        groups to draw.
     """
     by_split = {split: table.filter(pa.array([one == split for one in table["split"].to_pylist()])) for split in SPLITS}
     by_split = {split: part for split, part in by_split.items() if part.num_rows}
@@ -49,7 +51,7 @@ def losses(table: pa.Table, resamples: int, seed: int) -> dict[str, Any]:
     gaps = means["test"] - means["train"]
     for place, model in enumerate(MODELS):
         found[model]["gap"] = float(gaps[place])
-    return found | {"excess": {"value": float(gaps[1] - gaps[0]), **_chance(by_split, resamples, seed)}}
+    return found | {"excess": {"value": float(_excess(means)), **_chance(by_split, resamples, seed)}}
 
 
 def _chance(by_split: Mapping[str, pa.Table], resamples: int, seed: int) -> dict[str, float | None]:
@@ -60,10 +62,14 @@ def _chance(by_split: Mapping[str, pa.Table], resamples: int, seed: int) -> dict
             return {}
         # Another seed for each split: they are different rows, and their draws have nothing to do with each other.
         drawn[split] = _loss(resampled_totals(_columns(by_split[split]), groups, resamples, seed + len(drawn)))
-    gaps = drawn["test"] - drawn["train"]
-    excess = gaps[:, 1] - gaps[:, 0]
+    excess = _excess(drawn)
     low, high = interval(excess) or (None, None)
-    return {"low": low, "high": high, "p": p_value(excess)}
+    return {"low": low, "high": high, "p": p_value(excess - 1)}
+
+
+def _excess(losses: Mapping[str, Values]) -> Values:
+    ratios = share(losses["test"], losses["train"])
+    return share(ratios[..., 1], ratios[..., 0])
 
 
 def _columns(part: pa.Table) -> dict[str, Values]:
