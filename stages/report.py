@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 from stages.lib import artifacts, charts, data_report, data_rows, page, runtime
 from stages.lib.data_report import SPLITS, Report
+from stages.lib.draw import turn_by_turn
 from stages.lib.errors import run
 from stages.lib.params import load
 from stages.lib.plural import counted
@@ -354,14 +355,10 @@ def chosen(answers: Sequence[Answer], number: int) -> list[Answer]:
 
     Nobody can pick the good ones, and the same rows are shown after every experiment on the same test split.
     """
-    by_category: dict[str, list[Answer]] = {}
-    for answer in sorted(answers, key=lambda answer: xxhash.xxh3_64_intdigest(answer.id.encode())):
-        by_category.setdefault(answer.category, []).append(answer)
-    turns = [
-        (turn, category, answer) for category, members in by_category.items() for turn, answer in enumerate(members)
-    ]
-    taken = sorted(turns, key=lambda item: item[:2])[:number]
-    return [answer for _, _, answer in sorted(taken, key=lambda item: item[1])]
+    taken = turn_by_turn(
+        answers, lambda answer: answer.category, lambda answer: xxhash.xxh3_64_intdigest(answer.id.encode()), number
+    )
+    return sorted(taken, key=lambda answer: answer.category)
 
 
 def gates(merge: Report) -> list[Gate]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import xxhash
 
 from stages.lib import artifacts
+from stages.lib.draw import turn_by_turn
 
 PREDICTIONS = Path("data/predictions/predictions.parquet")
 
@@ -56,11 +57,7 @@ def drawn(pairs: Iterable[Pair], rows: int, seed: int) -> list[Pair]:
     They stay in the order of the turns: whoever stops early has rated every category, and a shorter sheet is the
     beginning of a longer one.
     """
-    by_category: dict[str, list[Pair]] = {}
-    for pair in sorted(pairs, key=lambda pair: _chance(seed, "draw", pair.id)):
-        by_category.setdefault(pair.category, []).append(pair)
-    turns = [(turn, name, pair) for name, members in by_category.items() for turn, pair in enumerate(members)]
-    return [pair for _, _, pair in sorted(turns, key=lambda item: item[:2])[:rows]]
+    return turn_by_turn(pairs, lambda pair: pair.category, lambda pair: _chance(seed, "draw", pair.id), rows)
 
 
 def tuned_is_a(pair: Pair, seed: int) -> bool:
