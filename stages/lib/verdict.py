@@ -46,9 +46,9 @@ METRICS = (
     Metric("bits_per_byte", "Bits per byte", 3, lower_is_better=True),
     Metric("calibration_error", "Calibration error", 3, lower_is_better=True),
     Metric("prompt_strict", "Rows with all constraints kept", 1, is_share=True),
-    Metric("prompt_loose", "The same, judged loosely", 1, is_share=True),
+    Metric("prompt_loose", "Rows with all constraints kept, loosely", 1, is_share=True),
     Metric("instruction_strict", "Constraints kept", 1, is_share=True),
-    Metric("instruction_loose", "The same, judged loosely", 1, is_share=True),
+    Metric("instruction_loose", "Constraints kept, loosely", 1, is_share=True),
     Metric("copied", "Answers that copy from training", 1, lower_is_better=True, is_share=True),
 )
 
