@@ -187,8 +187,8 @@ def cautions(answers: Sequence[Answer], categories: Sequence[Category]) -> list[
 
 def by_heart(loss: Report) -> str:
     """What the losses say of over-fitting, in words."""
-    excess = (loss or {}).get("excess")
-    if loss is None or excess is None:
+    excess = (loss or {}).get("excess", {})
+    if loss is None or "value" not in excess:
         return ""
     base, tuned, more, low, high = (
         page.fixed(value, 2) for value in (*_ratios(loss), *(excess.get(name) for name in ("value", "low", "high")))

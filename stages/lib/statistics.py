@@ -35,7 +35,8 @@ def resampled_totals(columns: Columns, groups: Sequence[str], resamples: int, se
     for start in range(0, resamples, _DRAWS):
         draws = min(_DRAWS, resamples - start)
         weights = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws).astype(np.float64)
-        parts.append({name: np.tensordot(weights, column, axes=1) for name, column in by_group.items()})
+        with np.errstate(invalid="ignore"):  # an infinite loss gives resamples without a value
+            parts.append({name: np.tensordot(weights, column, axes=1) for name, column in by_group.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in columns}
 
 
