@@ -225,7 +225,7 @@ def predictions(evaluation: Evaluation) -> pa.Table:
     """One line a row: what was asked, what each model answered, and every score."""
     lines = []
     for place, (row, *judged) in enumerate(evaluation.pairs()):
-        line = {name: getattr(row, name) for name in ("id", "category", "group", "prompt", "reference")}
+        line = {name: getattr(row, name) for name in ("id", "category", "group", "question", "prompt", "reference")}
         line |= {"prompt_hash": xxhash.xxh3_128_hexdigest(row.prompt.encode()), "constraints": sorted(row.constraints)}
         line |= {"tokens": len(row.example.completion), "bytes": row.text_bytes}
         for model, one, copies in zip(MODELS, judged, evaluation.copied, strict=True):

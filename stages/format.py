@@ -119,11 +119,19 @@ def _row(record: dict[str, Any], written: Cut) -> dict[str, Any]:
         "category": record["category"],
         "group": record["group"],
         "segments": [segment._asdict() for segment in written.segments],
+        "question": _question(record["messages"][:-1]),
         "prompt": "".join(segment.text for segment in written.segments[:start]),
         "reference": record["messages"][-1]["content"],
         "weight": record["weight"],
         "constraints": record["constraints"],
     }
+
+
+def _question(turns: Sequence[dict[str, Any]]) -> str:
+    """What comes before the last answer, for people: without the template's marks, and without its system text."""
+    if len(turns) == 1:
+        return str(turns[0]["content"])
+    return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
 
 
 def _rejected(record: dict[str, Any], reason: str) -> Rejected:

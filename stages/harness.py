@@ -194,7 +194,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     harness.require()
-    names = [name for name in arguments.tasks.split(",") if name]
+    names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     os.environ |= offline(names)  # before the libraries that heed it are imported
     from stages.lib import models
 

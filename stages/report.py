@@ -187,18 +187,18 @@ def cautions(answers: Sequence[Answer], categories: Sequence[Category]) -> list[
 
 def by_heart(loss: Report) -> str:
     """What the losses say of over-fitting, in words."""
-    excess = (loss or {}).get("excess", {})
-    if loss is None or "value" not in excess:
+    known = (loss or {}).get("by_heart", {})
+    if loss is None or "ratio" not in known:
         return ""
     base, tuned, more, low, high = (
-        page.fixed(value, 2) for value in (*_ratios(loss), *(excess.get(name) for name in ("value", "low", "high")))
+        page.fixed(value, 2) for value in (*_ratios(loss), *(known.get(name) for name in ("ratio", "low", "high")))
     )
     said = f"The tuned model's loss on test rows is {tuned} times that on rows it was trained on"
-    if "low" not in excess:
+    if "low" not in known:
         return f"{said}; the base's, which saw neither, {base} times."
     bounds = f"{more} times as much, 95{page.NO_BREAK}% interval {low}{page.NO_BREAK}…{page.NO_BREAK}{high}"
     said = f"{said}; the base's, which saw neither, {base} times ({bounds})."
-    if excess["low"] <= 1:
+    if known["low"] <= 1:
         return f"{said} That may be chance: nothing shows that rows were learned by heart."
     if loss["tuned"]["gap"] < MATTERS:
         return f"{said} Both are so close to zero that it does not matter."

@@ -127,6 +127,7 @@ def by_hand(
             id=f"id-{place}",
             category="codes" if reference.isascii() else "中文",
             group=groups[place] if groups else f"g{place}",
+            question="?",
             prompt="?",
             reference=reference,
             constraints={"regex": "[A-Z]{2}[0-9]{2}", "characters": {"at_most": 4}} if reference == "AB12" else {},

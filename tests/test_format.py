@@ -67,6 +67,7 @@ def test_a_row_holds_the_prompt_the_answer_and_where_it_came_from(formatted):
             {"text": prompt, "trained": False, "literal": False},
             {"text": "7<|endoftext|>", "trained": True, "literal": False},
         ],
+        "question": "Read it. \n\nNo. 7",
         "prompt": prompt,
         "reference": "7",
         "weight": 1.0,
@@ -81,6 +82,7 @@ def test_the_prompt_is_what_stands_before_the_last_answer(formatted):
         "<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n"
     )
     assert row["reference"] == "Bye"
+    assert row["question"] == "User: Hi\n\nAssistant: Hello\n\nUser: And?"
 
 
 @pytest.mark.parametrize(

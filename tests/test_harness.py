@@ -12,7 +12,7 @@ import pytest
 
 from stages import evaluate
 from stages import harness as stage
-from stages.lib import artifacts, harness
+from stages.lib import artifacts, exam, harness
 from stages.lib.ending import Ending, Stops, read_ending
 from stages.lib.errors import UserError
 from stages.lib.pinned import load_pinned
@@ -127,12 +127,13 @@ def test_lm_eval_finds_what_evaluate_found(
     base, prompts = root / "models/base", root / "data/prompts"
     pinned, tokenizer = load_pinned(base), load_tokenizer(base)
     ending = read_ending(prompts / "template.json", pinned, tokenizer)
-    rows, _ = evaluate.read_rows(prompts / "test.parquet", tokenizer, ending, pinned.context, params, seed=7)
+    quiet = params.model_copy(update={"safety": params.safety.model_copy(update={"ask": False})})
+    rows = exam.read(prompts, tmp_path, pinned, tokenizer, ending, quiet, seed=7).rows
 
     def load_model() -> Any:
         return models.load_base(pinned, models.dtype_for("fp32"), base=base)
 
-    ours = evaluate.judge(rows, load_model, ending, params, "base")
+    ours = evaluate.judge(rows, load_model(), ending, params, 7, lambda _: None)
     asked = [{"id": row.id, "prompt": row.prompt} for row in rows]
     path = write_predictions(tmp_path / "predictions.parquet", asked, [one.answer for one in ours])
     judged = stage.read_judged(prompts, path, tokenizer, ending)

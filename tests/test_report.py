@@ -32,7 +32,7 @@ TEST_ROWS = 171
 LOSS = {
     "base": {"train": 2.71, "validation": 2.74, "test": 2.69, "gap": -0.02},
     "tuned": {"train": 0.051, "validation": 0.31, "test": 0.322, "gap": 0.271},
-    "excess": {"value": 6.36, "low": 3.1, "high": 11.2, "p": 0.001},
+    "by_heart": {"ratio": 6.36, "low": 3.1, "high": 11.2, "p": 0.001},
 }
 SAFETY = {
     "prompts": {"harmful": 32, "benign": 32},
@@ -519,13 +519,13 @@ def test_what_was_learned_by_heart_is_said_as_surely_as_it_is_known(finished, pa
         "neither, 0.99 times (6.36 times as much, 95 % interval 3.10 … 11.20). So part of what was learned holds for "
         "the training rows alone (over-fitting)."
     ) in said()
-    chance = {"value": 1.1, "low": 0.9, "high": 1.3, "p": 0.4}
-    assert "interval 0.90 … 1.30). That may be chance: nothing shows" in said(excess=chance)
+    chance = {"ratio": 1.1, "low": 0.9, "high": 1.3, "p": 0.4}
+    assert "interval 0.90 … 1.30). That may be chance: nothing shows" in said(by_heart=chance)
     assert "so close to zero that it does not matter" in said(tuned={"train": 0.0001, "test": 0.001, "gap": 0.0009})
-    assert "the base's, which saw neither, 0.99 times." in said(excess={"value": 6.36})
+    assert "the base's, which saw neither, 0.99 times." in said(by_heart={"ratio": 6.36})
     for hopeless in (
         {"base": {"test": 2.69}, "tuned": {"test": 0.322}},
-        LOSS | {"tuned": {"train": 1.0}, "excess": {}},
+        LOSS | {"tuned": {"train": 1.0}, "by_heart": {}},
     ):
         edit_json(finished / "reports/eval.json", loss=hopeless)
         assert "The tuned model's loss" not in words(page_of(finished))

@@ -26,6 +26,7 @@ class Row:
     id: str
     category: str
     group: str
+    question: str
     prompt: str
     reference: str
     constraints: Constraints  # on an answer
@@ -107,6 +108,7 @@ def _row(row: Mapping[str, Any], example: Example, ending: Ending) -> Row:
         id=row["id"],
         category=row["category"],
         group=row["group"],
+        question=row["question"],
         prompt=row["prompt"],
         reference=row["reference"],
         constraints=json.loads(row["constraints"] or "{}"),

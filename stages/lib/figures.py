@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         ("category", pa.string()),
         ("group", pa.string()),
         ("prompt_hash", pa.string()),  # xxh3_128 of the prompt, to join by
+        ("question", pa.string()),  # what is asked, for people: without the template's marks
         ("prompt", pa.string()),
         ("reference", pa.string()),
         ("tokens", pa.int64()),  # of the reference, with the one that ends it

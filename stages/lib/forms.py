@@ -291,7 +291,8 @@ def _number(value: Any) -> int | float | None:
 
 def _constraints_in(text: str) -> constraints.Constraints | constraints.Faults:
     try:
-        return constraints.parse(json_rows.value_of(text))
+        value = json_rows.value_of(text)
+        return {} if value is None else constraints.parse(value)
     except ValueError as error:
         return [str(error)]
 

@@ -36,7 +36,7 @@ def losses(table: pa.Table, resamples: int, seed: int) -> dict[str, Any]:
         seed: of the resamples.
 
     Returns:
-        By model the loss of each split that has rows and its `gap` (test − train), and `excess`: test ÷ train of the
+        By model the loss of each split that has rows and its `gap` (test − train), and `by_heart`: test ÷ train of the
         tuned model over the same of the base (1: nothing learned by heart), with `low`, `high` and `p` where there are
         groups to draw.
     """
@@ -51,7 +51,7 @@ def losses(table: pa.Table, resamples: int, seed: int) -> dict[str, Any]:
     gaps = means["test"] - means["train"]
     for place, model in enumerate(MODELS):
         found[model]["gap"] = float(gaps[place])
-    return found | {"excess": {"value": float(_excess(means)), **_chance(by_split, resamples, seed)}}
+    return found | {"by_heart": {"ratio": float(_by_heart(means)), **_chance(by_split, resamples, seed)}}
 
 
 def _chance(by_split: Mapping[str, pa.Table], resamples: int, seed: int) -> dict[str, float | None]:
@@ -62,12 +62,12 @@ def _chance(by_split: Mapping[str, pa.Table], resamples: int, seed: int) -> dict
             return {}
         # Another seed for each split: they are different rows, and their draws have nothing to do with each other.
         drawn[split] = _loss(resampled_totals(_columns(by_split[split]), groups, resamples, seed + len(drawn)))
-    excess = _excess(drawn)
-    low, high = interval(excess) or (None, None)
-    return {"low": low, "high": high, "p": p_value(excess - 1)}
+    ratios = _by_heart(drawn)
+    low, high = interval(ratios) or (None, None)
+    return {"low": low, "high": high, "p": p_value(ratios - 1)}
 
 
-def _excess(losses: Mapping[str, Values]) -> Values:
+def _by_heart(losses: Mapping[str, Values]) -> Values:
     ratios = share(losses["test"], losses["train"])
     return share(ratios[..., 1], ratios[..., 0])
 

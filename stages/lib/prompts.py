@@ -21,6 +21,7 @@ SCHEMA = pa.schema(
         ("category", pa.string()),
         ("group", pa.string()),
         ("segments", pa.list_(SEGMENT)),
+        ("question", pa.string()),  # what is asked, for people: without the template's marks
         ("prompt", pa.string()),  # byte for byte what is sent to get the last answer
         ("reference", pa.string()),  # the last answer
         ("weight", pa.float64()),  # how much a trained token counts in the loss

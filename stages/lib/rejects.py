@@ -63,7 +63,7 @@ class Code(StrEnum):
     )
     WRONG_CONSTRAINTS = (
         "wrong-constraints",
-        "the row's `constraints` hold an unknown kind, a wrong value, or two that no answer can keep to",
+        "the row's `constraints` hold an unknown kind or a wrong value, or forbid what they ask for",
         "Write them as the table of kinds in docs/curator.md shows, or leave the field out.",
     )
     EMPTY_OUTPUT = (

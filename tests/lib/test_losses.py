@@ -26,14 +26,14 @@ def table(rows: dict[str, list[tuple[float, float]]]) -> pa.Table:
     )
 
 
-def test_loss_is_a_mean_over_tokens_and_the_excess_a_ratio_of_ratios() -> None:
+def test_loss_is_a_mean_over_tokens_and_what_is_known_by_heart_a_ratio_of_ratios() -> None:
     found = losses(
         table({"train": [(2.0, 0.1), (3.0, 0.3)], "validation": [(2.0, 0.5)], "test": [(2.0, 0.8)] * 4}), 100, 7
     )
 
     assert found["base"] == pytest.approx({"train": 2.5, "validation": 2.0, "test": 2.0, "gap": -0.5})
     assert found["tuned"] == pytest.approx({"train": 0.2, "validation": 0.5, "test": 0.8, "gap": 0.6})
-    assert found["excess"] == pytest.approx({"value": 4 / 0.8})  # one group of training rows is no sample
+    assert found["by_heart"] == pytest.approx({"ratio": 4 / 0.8})  # one group of training rows is no sample
 
 
 def test_tokens_count_and_not_rows() -> None:
@@ -49,10 +49,10 @@ def test_rows_learned_by_heart_are_told_from_rows_that_are_merely_easier() -> No
     def rows(base: float, tuned: float) -> list[tuple[float, float]]:
         return [(base + noise, tuned + noise / 2) for noise in random.normal(0, 0.2, 80)]
 
-    by_heart = losses(table({"train": rows(2, 0.2), "test": rows(2, 0.9)}), 500, 7)["excess"]
+    by_heart = losses(table({"train": rows(2, 0.2), "test": rows(2, 0.9)}), 500, 7)["by_heart"]
     assert by_heart["low"] > 3
     assert by_heart["p"] < 0.01
-    easier = losses(table({"train": rows(1.5, 0.6), "test": rows(2, 0.8)}), 500, 7)["excess"]
+    easier = losses(table({"train": rows(1.5, 0.6), "test": rows(2, 0.8)}), 500, 7)["by_heart"]
     assert easier["low"] < 1 < easier["high"]
     assert easier["p"] > 0.1
 

@@ -77,7 +77,7 @@ LINES = [
         ("rate_interval.base.exact_match.low", []),
         ("by_category.a.base_exact_match", []),
         ("tuned.bleu", []),  # of the corpus, and of no row
-        ("loss.excess.value", []),
+        ("loss.by_heart.ratio", []),
         ("tuned.rows", []),
     ],
 )
