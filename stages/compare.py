@@ -21,7 +21,16 @@ from stages.lib.headline import headline
 from stages.lib.params import load, load_seed
 from stages.lib.plural import counted
 from stages.lib.slices import FEW, Slice, slices
-from stages.lib.statistics import Columns, Sums, holm, interval, p_value, resampled_totals, totals
+from stages.lib.statistics import (
+    FEWEST,
+    holm,
+    interval,
+    resampled_totals,
+    rounds_for,
+    swap_p_value,
+    swapped_totals,
+    totals,
+)
 from stages.lib.verdict import METRICS, Comparison, Metric
 from stages.params.evaluate import EvaluateParams
 
@@ -47,7 +56,8 @@ class Comparisons:
 def compare(before: pa.Table, after: pa.Table, resamples: int, seed: int) -> Comparisons:
     """Compare two files of predictions.
 
-    Intervals and p are of a bootstrap by group, paired: both models are judged on the same draws.
+    Intervals are of a bootstrap by group, paired: both models are judged on the same draws. p is of a test in which the
+    models change places group by group.
 
     Raises:
         UserError: when no row was judged in both.
@@ -59,9 +69,11 @@ def compare(before: pa.Table, after: pa.Table, resamples: int, seed: int) -> Com
     before, after = before.take(pairs[:, 0]), after.take(pairs[:, 1])
     found = columns([(before, "tuned"), (after, "tuned")])
     groups = after["group"].to_pylist()
-    values, drawn = figures(totals(found)), _drawn(found, groups, resamples, seed)
+    values = figures(totals(found))
+    drawn = figures(resampled_totals(found, groups, resamples, seed)) if len(set(groups)) >= FEWEST else {}
+    swapped = figures(swapped_totals(found, groups, rounds_for(len(METRICS), resamples), seed))
     overall = [
-        _comparison(metric, values[metric.name], drawn.get(metric.name))
+        _comparison(metric, values[metric.name], swapped[metric.name], drawn.get(metric.name))
         for metric in METRICS
         if metric.name in values and np.isfinite(values[metric.name]).all()
     ]
@@ -88,18 +100,11 @@ def _common(before: pa.Table, after: pa.Table) -> np.ndarray:
     return np.array([(known[key], place) for place, key in asked if key in known], dtype=np.int64).reshape(-1, 2)
 
 
-def _drawn(found: Columns, groups: Sequence[str], resamples: int, seed: int) -> Sums:
-    """Figures of resamples, (resamples, 2); none where all rows are one group, which is no sample to draw from."""
-    return figures(resampled_totals(found, groups, resamples, seed)) if len(set(groups)) > 1 else {}
-
-
-def _comparison(metric: Metric, values: np.ndarray, drawn: np.ndarray | None) -> Comparison:
+def _comparison(metric: Metric, values: np.ndarray, swapped: np.ndarray, drawn: np.ndarray | None) -> Comparison:
     before, after = map(float, values)
-    if drawn is None:
-        return Comparison(metric, before, after)
-    differences = drawn[:, 1] - drawn[:, 0]
-    low, high = interval(differences) or (None, None)
-    return Comparison(metric, before, after, low, high, p_value(differences))
+    bounds = None if drawn is None else interval(drawn[:, 1] - drawn[:, 0])
+    low, high = bounds or (None, None)
+    return Comparison(metric, before, after, low, high, swap_p_value(after - before, swapped[:, 1] - swapped[:, 0]))
 
 
 def _corrected(comparisons: list[Comparison]) -> list[Comparison]:
@@ -174,7 +179,7 @@ def _verdict(comparisons: Sequence[Comparison]) -> str:
 
 def _category_cells(one: Slice, metric: Metric) -> list[str]:
     low, high = one.bounds or (None, None)
-    name = f"{one.name}{'*' if one.rows < FEW else ''} ({one.rows})"
+    name = f"{' '.join(one.name.split())}{'*' if one.rows < FEW else ''} ({one.rows})"
     return _cells(name, Comparison(metric, *one.values, low, high), one.judgement)
 
 
@@ -195,11 +200,17 @@ def _aligned(rows: list[list[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def _named(revision: str) -> str:
+    if not revision:
+        raise argparse.ArgumentTypeError("a revision has a name")
+    return revision
+
+
 def main() -> None:
     """Read both, compare, print."""
     parser = argparse.ArgumentParser(prog="python -m stages.compare", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("revision", help="what is compared against: a branch, tag, commit or experiment")
-    parser.add_argument("other", nargs="?", help="the changed one; without it, the workspace")
+    parser.add_argument("revision", type=_named, help="what is compared against: a branch, tag, commit or experiment")
+    parser.add_argument("other", type=_named, nargs="?", help="the changed one; without it, the workspace")
     arguments = parser.parse_args()
     params = load(EvaluateParams)
     found = compare(read(arguments.revision), read(arguments.other), params.resamples, load_seed())

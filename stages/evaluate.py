@@ -1,7 +1,7 @@
 """Judge the base and the tuned model side by side, on the same held-out rows.
 
-Reads   data/prompts/{train,validation,test}.parquet, data/prompts/template.json, data/safety/, models/base/,
-        models/adapter/
+Reads   data/prompts/{train,validation,test}.parquet, data/prompts/template.json, data/packed/rejected.jsonl,
+        data/safety/, models/base/, models/adapter/
 Writes  data/predictions/predictions.parquet, data/predictions/predictions.jsonl, data/predictions/losses.parquet,
         data/predictions/safety.jsonl, data/predictions/generation.json, reports/eval.json, reports/eval_by_category.csv
 """
@@ -27,6 +27,7 @@ from stages.lib.exam import Questions, Row
 from stages.lib.figures import MODELS, SCHEMA, calibration, columns
 from stages.lib.params import load, load_seed
 from stages.lib.pinned import BASE, load_pinned
+from stages.lib.plural import counted
 from stages.lib.tokens import load_tokenizer
 from stages.params.evaluate import EvaluateParams, SafetyParams
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 PROMPTS = Path("data/prompts")
 SAFETY = Path("data/safety")
+REJECTED = Path("data/packed/rejected.jsonl")
 ADAPTER = Path("models/adapter")
 PREDICTIONS = Path("data/predictions")
 REPORT = Path("reports/eval.json")
@@ -83,8 +85,12 @@ class Evaluation:
         return zip(self.questions.rows, self.base.rows, self.tuned.rows, strict=True)
 
 
-def evaluate(prompts: Path, harm: Path, base: Path, adapter: Path, params: EvaluateParams, seed: int) -> Evaluation:
+def evaluate(
+    prompts: Path, rejected: Path, harm: Path, base: Path, adapter: Path, params: EvaluateParams, seed: int
+) -> Evaluation:
     """Let both models foresee and answer the test rows of `prompts`, and answer the safety prompts of `harm`.
+
+    `rejected` names the rows that were not trained on.
 
     Raises:
         UserError: when there is nothing to judge, a model is missing or not the pinned one, or memory runs out.
@@ -94,12 +100,13 @@ def evaluate(prompts: Path, harm: Path, base: Path, adapter: Path, params: Evalu
     pinned = load_pinned(base)
     tokenizer = load_tokenizer(base)
     ending = read_ending(prompts / "template.json", pinned, tokenizer)
-    questions = exam.read(prompts, harm, pinned, tokenizer, ending, params, seed)
+    dropped = exam.dropped_rows(rejected)
+    questions = exam.read(prompts, dropped, harm, pinned, tokenizer, ending, params, seed)
     dtype = models.dtype_for(params.precision)
     # The tuned model first: a missing adapter shows at once, and not after the base has been judged.
     tuned = ask(questions, lambda: models.load_tuned(pinned, adapter, dtype, base=base), ending, params, seed, "tuned")
     plain = ask(questions, lambda: models.load_base(pinned, dtype, base=base), ending, params, seed, "base")
-    training = list(exam.trained_texts(prompts / "train.parquet"))
+    training = list(exam.trained_texts(prompts, dropped))
     asked = [row.prompt for row in questions.rows]
     repeats = [copied([one.answer for one in said.rows], asked, training) for said in (plain, tuned)]
     precision = str(dtype).removeprefix("torch.")
@@ -281,7 +288,7 @@ def summary(content: Mapping[str, Any]) -> str:
     ]
     cut = content["tuned"]["truncated_answers"]
     parts = [
-        f"{content['tuned']['rows']:,} rows judged",
+        f"{counted(content['tuned']['rows'], 'row')} judged",
         *changes,
         *([f"{cut:,} tuned answers cut off"] if cut else []),
     ]
@@ -295,7 +302,7 @@ def main() -> None:
     if params.safety.ask:
         experiments.require_all_files(SAFETY)
     with runtime.measured("evaluate") as timings, artifacts.replacing(PREDICTIONS) as out:
-        evaluation = evaluate(PROMPTS, SAFETY, BASE, ADAPTER, params, seed)
+        evaluation = evaluate(PROMPTS, REJECTED, SAFETY, BASE, ADAPTER, params, seed)
         table, known = predictions(evaluation), known_losses(evaluation)
         lines = [eval_report.rounded(line) for line in table.to_pylist()]
         artifacts.write_parquet(out / "predictions.parquet", pa.Table.from_pylist(lines, schema=SCHEMA))

@@ -20,6 +20,7 @@ from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load
 from stages.lib.pinned import BASE, Pinned, load_pinned
 from stages.lib.prompts import Segment
+from stages.lib.statistics import FEWEST
 from stages.lib.tokens import Example, SegmentTokenizer, load_tokenizer
 from stages.params.merge import Gate, MergeParams
 
@@ -46,7 +47,6 @@ class Judged:
 
     example: Example
     answer: str
-    budget: int  # tokens that it takes to write the answer, with the one that ends it
 
 
 def gates(report: Mapping[str, Any], predictions: pa.Table, wanted: Sequence[Gate]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def gates(report: Mapping[str, Any], predictions: pa.Table, wanted: Sequence[Gat
     for gate in wanted:
         value = _figure(report, gate.metric)
         bounds = {name: bound for name in ("at_least", "at_most") if (bound := getattr(gate, name)) is not None}
-        outcome[gate.metric] = {"value": value, **bounds, "passed": True}
+        outcome[gate.metric] = outcome.get(gate.metric, {}) | {"value": value, **bounds, "passed": True}
         if "at_least" in bounds and value < bounds["at_least"]:
             wrong = f"{gate.metric} is {value:g}, {bounds['at_least'] - value:g} below {bounds['at_least']:g}"
         elif "at_most" in bounds and value > bounds["at_most"]:
@@ -86,16 +86,19 @@ def _figure(report: Mapping[str, Any], metric: str) -> float:
     value = _at(report, metric)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(
-            f"params.yaml: merge.gates names {metric}, which {EVAL} does not hold as a number. Name one of its "
-            "figures, e.g. difference.exact_match."
+            f"params.yaml: merge.gates names {metric}, which {EVAL} does not hold as a number. Either no figure has "
+            "that name (one is difference.exact_match), or it is not defined on these test rows: infinite, or an "
+            f"interval of fewer than {FEWEST} groups of like rows. Then raise split.test, or take the gate out."
         )
     return value
 
 
 def _at(report: Any, path: str) -> Any:
     """What stands at a path of keys; a key, such as a category, may hold points itself."""
-    if not isinstance(report, Mapping) or path in report:
-        return report.get(path) if isinstance(report, Mapping) else None
+    if not isinstance(report, Mapping):
+        return None
+    if path in report:
+        return report[path]
     inner = (_at(report[key], path.removeprefix(f"{key}.")) for key in report if path.startswith(f"{key}."))
     return next((value for value in inner if value is not None), None)
 
@@ -193,7 +196,7 @@ def _same_texts(model: Any, rows: Sequence[Judged], ending: Ending, settings: Ma
             ending.stops,
             ending.decode,
             batch_size=len(rows),
-            max_new_tokens=max(row.budget for row in rows),
+            max_new_tokens=settings["max_new_tokens"],
             sampling=Sampling.of(settings["temperature"], settings["top_p"], settings["seed"]),
             done=bar.update,
         )
@@ -207,10 +210,7 @@ def read_judged(prompts: Path, predictions: pa.Table, tokenizer: SegmentTokenize
     rows = artifacts.read_parquet(prompts / "test.parquet", made_by="format").select(["id", "segments"]).to_pylist()
     segments = {row["id"]: [Segment(**one) for one in row["segments"]] for row in rows}
     examples = tokenizer.encode([segments[one["id"]] for one in judged])
-    return [
-        Judged(example, one["tuned_answer"], one["tuned_tokens"] + (one["tuned_finish"] == "stop"))
-        for example, one in zip(examples, judged, strict=True)
-    ]
+    return [Judged(example, one["tuned_answer"]) for example, one in zip(examples, judged, strict=True)]
 
 
 def main() -> None:

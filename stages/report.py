@@ -336,9 +336,9 @@ def read_categories(path: Path) -> list[Category]:
             for model in ("base", "tuned")
         )
         low, high, p = (_number(row.get(name, "")) for name in ("low", "high", "p"))
-        comparisons = {one.metric.name: one for one in compare(base, tuned, {})}
+        comparisons = {one.metric.name: replace(one, is_tested=False) for one in compare(base, tuned, {})}
         if first := comparisons.get(row.get("compared_by", "")):
-            comparisons[first.metric.name] = replace(first, low=low, high=high, p=p)
+            comparisons[first.metric.name] = replace(first, low=low, high=high, p=p, is_tested=True)
         categories.append(Category(row["category"], int(row["rows"]), comparisons))
     return categories
 

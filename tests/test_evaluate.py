@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 
 from stages import evaluate as stage
 from stages.evaluate import Evaluation, Judged, Said
-from stages.lib import artifacts, eval_report, prompts, text_metrics
+from stages.lib import artifacts, eval_report, exam, prompts, text_metrics
 from stages.lib.constraints import kept, kept_loosely
 from stages.lib.errors import UserError
 from stages.lib.exam import Questions, Row
@@ -73,7 +74,15 @@ def judged(root: Path, params_for: Callable[..., EvaluateParams]) -> Callable[..
 
     def judge(folder: Path = root / "data/prompts", harm: Path = Path("none"), **overrides: Any) -> Evaluation:
         params = params_for("evaluate", **{"max_new_tokens": 8, "precision": "fp32", "safety": NO_SAFETY} | overrides)
-        return stage.evaluate(folder, harm, root / "models/base", root / "models/adapter", params, seed=7)
+        return stage.evaluate(
+            folder,
+            root / "data/packed/rejected.jsonl",
+            harm,
+            root / "models/base",
+            root / "models/adapter",
+            params,
+            seed=7,
+        )
 
     return judge
 
@@ -155,21 +164,22 @@ def by_hand(
     )
 
 
-FOUR = by_hand(
-    references=["AB12", "CD3456", "退款", "批准退款"],
-    base=["Your order is AB12.", "CD3456", "refund", "退款"],
-    tuned=["AB12", "CD3456", "退款", "退款批准"],
-)
+REFERENCES = ["AB12", "CD3456", "退款", "批准退款"]
+BASE = ["Your order is AB12.", "CD3456", "refund", "退款"]
+TUNED = ["AB12", "CD3456", "退款", "退款批准"]
+FOUR = by_hand(REFERENCES, BASE, TUNED)
+TWELVE = by_hand(REFERENCES * 3, BASE * 3, TUNED * 3)
 
 
 def test_figures_are_those_of_a_calculation_by_hand(reported: Callable[..., dict[str, Any]]) -> None:
-    content = reported(FOUR)
-    sizes = (4, 6, 6, 12)  # bytes; a token stands for two of them, and each row has one more that ends it
-    assert content["base"]["rows"] == content["tuned"]["rows"] == 4
+    """Of the four rows three times over: ten groups are the fewest that have intervals."""
+    content = reported(TWELVE)
+    sizes = (4, 6, 6, 12) * 3  # bytes; a token stands for two of them, and each row has one more that ends it
+    assert content["base"]["rows"] == content["tuned"]["rows"] == 12
     assert content["base"]["bits_per_byte"] == 2
     assert content["tuned"]["bits_per_byte"] == 1
     tokens = sum(size // 2 + 1 for size in sizes)
-    perplexity = [math.exp((sum(sizes) * bits * math.log(2) + 4 * 0.5) / tokens) for bits in (2, 1)]
+    perplexity = [math.exp((sum(sizes) * bits * math.log(2) + 12 * 0.5) / tokens) for bits in (2, 1)]
     assert content["base"]["perplexity"] == pytest.approx(perplexity[0], rel=1e-5)
     assert content["difference"]["perplexity"] == pytest.approx(perplexity[1] - perplexity[0], rel=1e-5)
     assert content["base"]["exact_match"] == 1 / 4
@@ -178,11 +188,11 @@ def test_figures_are_those_of_a_calculation_by_hand(reported: Callable[..., dict
     assert content["tuned"]["rouge1"] == 1
     assert content["tuned"]["rougeL"] == pytest.approx((1 + 1 + 1 + 1 / 2) / 4)
     assert content["by_category"]["中文"] == {
-        "rows": 2,
+        "rows": 6,
         "few_rows": True,
         "base_exact_match": 0,
         "tuned_exact_match": 0.5,
-        "p": 1,
+        "p": pytest.approx(2 * 2 / 2**3, abs=0.15),  # three groups moved the same way, of two categories
     }
     assert set(content["difference"]) == FIGURES | OF_CONSTRAINTS
     assert set(content["interval"]) == FIGURES  # not every resample has a row with constraints
@@ -205,10 +215,11 @@ def test_bleu_and_chrf_are_scores_of_the_corpus_and_not_means_over_rows(
 def test_an_interval_holds_its_difference_and_a_model_never_differs_from_itself(
     reported: Callable[..., dict[str, Any]],
 ) -> None:
-    content = reported(FOUR)
+    content = reported(TWELVE)
+    assert content["interval"]
     for name, bound in content["interval"].items():
         assert bound["low"] <= content["difference"][name] <= bound["high"], name
-    same = reported(replace(FOUR, tuned=FOUR.base, copied=(FOUR.copied[0],) * 2))
+    same = reported(replace(TWELVE, tuned=TWELVE.base, copied=(TWELVE.copied[0],) * 2))
     assert set(same["difference"].values()) == {0}
     assert all(bound == {"low": 0, "high": 0} for bound in same["interval"].values())
 
@@ -216,8 +227,8 @@ def test_an_interval_holds_its_difference_and_a_model_never_differs_from_itself(
 @pytest.mark.parametrize(
     ("evaluation", "absent"),
     [
-        (by_hand(["AB12"], ["AB12"], ["AB"]), {"interval"}),  # one row: nothing to resample
-        (by_hand(["AB12", "CD34"], ["AB12", ""], ["", "CD34"], groups=["g", "g"]), {"interval"}),  # one group
+        (by_hand(["AB12"], ["AB12"], ["AB"]), set()),
+        (by_hand(["AB12", "CD34"], ["AB12", ""], ["", "CD34"], groups=["g", "g"]), set()),
         (by_hand(["AB12", "CD34"], ["", ""], ["", ""]), set()),  # empty answers score 0, which is defined
         (by_hand(["", ""], ["a", "b"], ["", ""]), {"bits_per_byte"}),  # no byte to divide by
     ],
@@ -230,9 +241,9 @@ def test_an_undefined_figure_is_absent_and_never_nan(
     content = reported(evaluation)  # strict JSON
     for part in ("base", "tuned", "difference"):
         assert FIGURES - set(content[part]) == absent & FIGURES
-    assert ("interval" in absent) == (content["interval"] == {})
+    assert content["interval"] == {}  # fewer than ten groups
     assert "nan" not in eval_report.as_csv(by_category(evaluation))
-    assert "rows judged" in stage.summary(content)
+    assert re.search(r": \d rows? judged", stage.summary(content))
 
 
 def test_a_hopeless_model_has_no_perplexity_but_still_a_report(reported: Callable[..., dict[str, Any]]) -> None:
@@ -299,8 +310,77 @@ def test_batch_size_and_order_of_rows_change_no_figure(
                 assert found.answer == wanted.answer
                 assert found.nll == pytest.approx(wanted.nll, rel=1e-5)
         content, before = reported(evaluation), reported(alone)
-        for part in ("base", "tuned", "difference"):
-            assert content[part] == pytest.approx(before[part], rel=1e-5)
+        for part in ("base", "tuned"):
+            assert content[part] == pytest.approx(before[part], rel=1e-6, abs=1e-6)
+
+
+def test_the_number_of_threads_changes_no_figure(
+    judged: Callable[..., Evaluation], reported: Callable[..., dict[str, Any]]
+) -> None:
+    import torch
+
+    found, threads = [], torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            found.append(reported(judged()))
+    finally:
+        torch.set_num_threads(threads)
+    for part in ("base", "tuned"):
+        assert found[0][part] == pytest.approx(found[1][part], rel=1e-6, abs=1e-6)
+
+
+def test_rows_that_were_too_long_to_be_trained_on_are_not_passed_off_as_known(
+    root: Path, tmp_path: Path, params_for: Callable[..., EvaluateParams]
+) -> None:
+    path = tmp_path / "rejected.jsonl"
+    train = pq.read_table(root / "data/prompts/train.parquet").to_pylist()
+    path.write_text("".join(json.dumps({"record": {"id": row["id"]}}) + "\n" for row in train[5:]), encoding="utf-8")
+    dropped = exam.dropped_rows(path)
+
+    texts = list(exam.trained_texts(root / "data/prompts", dropped))
+    params = params_for("evaluate", max_new_tokens=4, precision="fp32", safety=NO_SAFETY, rows=1)
+    evaluation = stage.evaluate(
+        root / "data/prompts", path, tmp_path, root / "models/base", root / "models/adapter", params, seed=7
+    )
+
+    assert texts == [row["segments"][1]["text"] for row in train[:5]]
+    assert {row.id for row in evaluation.questions.known["train"]} == {row["id"] for row in train[:5]}
+
+
+def test_a_model_that_computes_nan_is_told_in_a_sentence(
+    root: Path, tmp_path: Path, params_for: Callable[..., EvaluateParams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stages.lib import models
+
+    load = models.load_tuned
+
+    def broken(*arguments: Any, **named: Any) -> Any:
+        model = load(*arguments, **named)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.data.fill_(float("nan"))
+        return model
+
+    monkeypatch.setattr(models, "load_tuned", broken)
+    params = params_for("evaluate", max_new_tokens=4, precision="fp32", safety=NO_SAFETY)
+    with pytest.raises(UserError, match=r"no finite likelihoods: .* Set evaluate\.precision to fp32; .* train\.lr"):
+        stage.evaluate(
+            root / "data/prompts",
+            root / "data/packed/rejected.jsonl",
+            tmp_path,
+            root / "models/base",
+            root / "models/adapter",
+            params,
+            seed=7,
+        )
+
+
+def test_on_the_demo_the_intervals_of_base_and_tuned_model_do_not_overlap() -> None:
+    content = json.loads((ROOT / "reports/eval.json").read_text(encoding="utf-8"))
+    base, tuned = (content["rate_interval"][model]["exact_match"] for model in MODELS)
+    assert base["high"] < tuned["low"]
+    assert content["interval"]["exact_match"]["low"] > 0 > content["interval"]["bits_per_byte"]["high"]
 
 
 def test_the_base_is_judged_from_the_pinned_files_and_the_tuned_model_differs(
@@ -353,7 +433,9 @@ def test_the_base_is_the_pinned_files_and_an_adapter_switched_off_agrees(
     train.train(root / "data/packed", base, adapter, root / "state", settings, seed=7)
 
     params = params_for("evaluate", max_new_tokens=4, precision="fp32", batch_size=2, safety=NO_SAFETY)
-    evaluation = stage.evaluate(root / "data/prompts", tmp_path, base, adapter, params, seed=7)
+    evaluation = stage.evaluate(
+        root / "data/prompts", root / "data/packed/rejected.jsonl", tmp_path, base, adapter, params, seed=7
+    )
 
     pinned = load_pinned(base)
     plain = models.load_base(pinned, torch.float32, base=base)
@@ -474,7 +556,15 @@ def test_a_missing_adapter_stops_the_stage_before_the_base_is_judged(
     monkeypatch.setattr("stages.lib.models.load_base", lambda *_, **__: pytest.fail("the base was loaded"))
     params = params_for("evaluate", safety=NO_SAFETY)
     with pytest.raises(UserError, match="dvc repro train"):
-        stage.evaluate(root / "data/prompts", tmp_path, root / "models/base", tmp_path / "adapter", params, seed=7)
+        stage.evaluate(
+            root / "data/prompts",
+            root / "data/packed/rejected.jsonl",
+            tmp_path,
+            root / "models/base",
+            tmp_path / "adapter",
+            params,
+            seed=7,
+        )
 
 
 def test_too_little_memory_is_answered_with_the_param_to_lower(

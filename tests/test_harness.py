@@ -128,7 +128,7 @@ def test_lm_eval_finds_what_evaluate_found(
     pinned, tokenizer = load_pinned(base), load_tokenizer(base)
     ending = read_ending(prompts / "template.json", pinned, tokenizer)
     quiet = params.model_copy(update={"safety": params.safety.model_copy(update={"ask": False})})
-    rows = exam.read(prompts, tmp_path, pinned, tokenizer, ending, quiet, seed=7).rows
+    rows = exam.read(prompts, (), tmp_path, pinned, tokenizer, ending, quiet, seed=7).rows
 
     def load_model() -> Any:
         return models.load_base(pinned, models.dtype_for("fp32"), base=base)

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from pydantic import ValidationError
 
 from stages import evaluate as evaluate_stage
 from stages import merge as stage
@@ -34,7 +35,7 @@ def tuned_workspace(root: Path, kind: str, method: str, **lora: Any) -> Path:
     return root
 
 
-GREEDY = {"temperature": 0.0, "top_p": 1.0, "seed": 7}
+GREEDY = {"max_new_tokens": 6, "temperature": 0.0, "top_p": 1.0, "seed": 7}
 
 
 def merge(root: Path, dtype: str = "auto", settings: dict[str, Any] = GREEDY) -> dict[str, Any]:
@@ -57,9 +58,10 @@ def judged(root: Path, ending: Any, tokenizer: Any, settings: dict[str, Any]) ->
     base = root / "models/base"
     model = models.load_tuned(load_pinned(base), root / "models/adapter", torch.float32, base=base)
     prompts = [example.prompt for example in examples]
-    answers = generate(model, prompts, ending.stops, ending.decode, 1, 6, sampling=Sampling.of(**settings))
+    sampling = Sampling.of(settings["temperature"], settings["top_p"], settings["seed"])
+    answers = generate(model, prompts, ending.stops, ending.decode, 1, 6, sampling=sampling)
     texts = [ending.without_lead(answer.text) for answer in answers]
-    return [stage.Judged(example, text, 6) for example, text in zip(examples, texts, strict=True)]
+    return [stage.Judged(example, text) for example, text in zip(examples, texts, strict=True)]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2"])
@@ -148,7 +150,7 @@ def test_a_merged_model_that_computes_no_numbers_is_not_kept(tmp_path: Path, mon
 def test_a_model_that_was_judged_by_drawn_answers_is_compared_and_shipped_as_such(tmp_path: Path) -> None:
     root = tuned_workspace(tmp_path, "llama", "lora")
 
-    compared = merge(root, settings={"temperature": 0.8, "top_p": 0.9, "seed": 3})
+    compared = merge(root, settings=GREEDY | {"temperature": 0.8, "top_p": 0.9})
 
     assert compared["same_greedy_texts"] == 1.0
     shipped = json.loads((root / "models/merged/generation_config.json").read_text(encoding="utf-8"))
@@ -195,6 +197,13 @@ def test_gates_that_hold_are_written_down() -> None:
 
     assert outcome["difference.exact_match"] == {"value": 0.25, "at_least": 0.2, "passed": True}
     assert outcome["tuned.rows"] == {"value": 12, "at_most": 12, "passed": True}
+
+
+def test_two_gates_on_one_figure_are_both_written_down() -> None:
+    outcome = stage.gates(REPORT, NO_ROWS, [gate("tuned.rows", at_least=2), gate("tuned.rows", at_most=20)])
+    assert outcome == {"tuned.rows": {"value": 12, "at_least": 2, "at_most": 20, "passed": True}}
+    with pytest.raises(ValidationError, match="no figure is at_least more than it is at_most"):
+        gate("tuned.rows", at_least=2, at_most=1)
 
 
 def test_a_gate_finds_a_category_with_points_in_its_name() -> None:

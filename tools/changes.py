@@ -24,7 +24,7 @@ SEED = 13
 
 
 def shuffle(table: pa.Table, seed: int) -> pa.Table:
-    """Records of which each has the last answer of another one of its category."""
+    """Records whose last answers were shuffled within each category; as chance has it, a few keep their own."""
     rows = table.to_pylist()
     by_category = defaultdict(list)
     for row in rows:

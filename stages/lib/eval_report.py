@@ -14,7 +14,7 @@ from stages.lib.figures import MODELS, figures
 from stages.lib.headline import headline
 from stages.lib.rates import wilson
 from stages.lib.slices import FEW, slices
-from stages.lib.statistics import Columns, interval, resampled_totals, totals
+from stages.lib.statistics import FEWEST, Columns, interval, resampled_totals, totals
 from stages.params.evaluate import EvaluateParams
 
 CATEGORY_FIGURES = ("exact_match", "rougeL", "bits_per_byte")
@@ -51,6 +51,7 @@ def report(
         for place, name in enumerate(MODELS)
     }
     first = headline(found["exact_match"].flat)
+    named = [f"{model}_{figure}" for figure in dict.fromkeys(("exact_match", first)) for model in MODELS]
     content = {
         **models,
         "difference": {name: float(value[1] - value[0]) for name, value in values.items()},
@@ -60,7 +61,7 @@ def report(
             line["category"]: {
                 "rows": line["rows"],
                 "few_rows": line["rows"] < FEW,
-                **{f"{model}_{first}": line[f"{model}_{first}"] for model in MODELS if f"{model}_{first}" in line},
+                **{name: line[name] for name in named if name in line},
                 **({"p": line["p"]} if "p" in line else {}),
             }
             for line in by_category(table, found, params, seed)
@@ -74,8 +75,8 @@ def report(
 
 
 def _intervals(found: Columns, groups: Sequence[str], resamples: int, seed: int) -> dict[str, dict[str, float]]:
-    """95 % intervals of the differences, tuned − base. One group is no sample to draw from."""
-    if len(set(groups)) < 2:
+    """95 % intervals of the differences, tuned − base; none where there are too few groups of like rows."""
+    if len(set(groups)) < FEWEST:
         return {}
     drawn = figures(resampled_totals(found, groups, resamples, seed))
     bounds = {name: interval(value[:, 1] - value[:, 0]) for name, value in drawn.items()}

@@ -1,7 +1,7 @@
 """What both models are asked: test rows, rows that training has seen, and safety prompts."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Questions:
 
 def read(
     prompts: Path,
+    dropped: Container[str],
     harm: Path,
     pinned: Pinned,
     tokenizer: SegmentTokenizer,
@@ -55,9 +56,12 @@ def read(
     params: EvaluateParams,
     seed: int,
 ) -> Questions:
-    """The test rows that are judged, the rows of other splits whose loss is set beside theirs, and safety prompts."""
+    """The test rows that are judged, the rows of other splits whose loss is set beside theirs, and safety prompts.
+
+    `dropped` rows were never trained on: they were too long for it.
+    """
     context = pinned.context
-    test = artifacts.read_parquet(prompts / "test.parquet", made_by="format").to_pylist()
+    test = _rows_of(prompts, "test")
     if not test:
         raise UserError(
             f"{prompts}/test.parquet holds no rows to judge. Raise split.test in params.yaml, or add data to data/raw/."
@@ -72,7 +76,7 @@ def read(
         )
     known = {}
     for split in ("train", "validation"):
-        table = artifacts.read_parquet(prompts / f"{split}.parquet", made_by="format").to_pylist()
+        table = [row for row in _rows_of(prompts, split) if row["id"] not in dropped]
         known[split] = _that_fit(_drawn(table, params.known_rows, seed), tokenizer, ending, context, 0)
     asked = probes.read(harm) if params.safety.ask else []
     ids = probes.prompts(asked, prompts / "template.json", pinned, tokenizer, params.safety.max_new_tokens)
@@ -118,7 +122,17 @@ def _row(row: Mapping[str, Any], example: Example, ending: Ending) -> Row:
     )
 
 
-def trained_texts(path: Path) -> Iterator[str]:
+def dropped_rows(rejected: Path) -> set[str]:
+    """Ids of rows that tokenize left out of training, or of its judgements: data/packed/rejected.jsonl."""
+    return {json.loads(line)["record"]["id"] for line in rejected.read_text(encoding="utf-8").splitlines()}
+
+
+def trained_texts(prompts: Path, dropped: Container[str]) -> Iterator[str]:
     """Every answer that training had the model learn."""
-    for segments in artifacts.read_parquet(path, made_by="format")["segments"].to_pylist():
-        yield from (one["text"] for one in segments if one["trained"])
+    for row in _rows_of(prompts, "train"):
+        if row["id"] not in dropped:
+            yield from (one["text"] for one in row["segments"] if one["trained"])
+
+
+def _rows_of(prompts: Path, split: str) -> list[dict[str, Any]]:
+    return artifacts.read_parquet(prompts / f"{split}.parquet", made_by="format").to_pylist()

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 import xxhash
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TopPLogitsWarper,
+)
 
 from stages.lib.ending import Stops
 from stages.lib.prefill import FILLER, Prefill, batches, read
@@ -86,6 +93,7 @@ def write_on(
         pad_token_id=FILLER,  # what follows an answer that has ended; it is not looked at
         use_cache=True,
     )
+    start = prompts.ids.shape[1]
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model  # a PEFT model wraps the real one
     with torch.inference_mode():
         written = bare.generate(
@@ -94,8 +102,9 @@ def write_on(
             cache=prompts.cache,
             generation_config=settings,
             logits_processor=LogitsProcessorList([_Draw(sampling, prompts)] if sampling else []),
+            stopping_criteria=StoppingCriteriaList([_Said(stops, decode, start)] if stops.texts else []),
         )
-    return [_answer(ids, stops, decode) for ids in written[:, prompts.ids.shape[1] :].tolist()]
+    return [_answer(ids, stops, decode) for ids in written[:, start:].tolist()]
 
 
 class _Draw(LogitsProcessor):
@@ -119,6 +128,18 @@ class _Draw(LogitsProcessor):
         return kept - waits.log().to(kept.device)
 
 
+class _Said(StoppingCriteria):
+    """Stop where an answer holds one of the texts that end it: no single token would tell."""
+
+    def __init__(self, stops: Stops, decode: Decode, start: int) -> None:
+        self._stops, self._decode, self._start = stops, decode, start
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any) -> torch.BoolTensor:
+        said = [self._decode(ids) for ids in input_ids[:, self._start :].tolist()]
+        over = [any(end in text for end in self._stops.texts) for text in said]
+        return torch.tensor(over, device=input_ids.device)  # type: ignore[return-value]
+
+
 def _number(seed: int, ids: Sequence[int]) -> int:
     return xxhash.xxh3_64_intdigest(f"{seed}:{ids}".encode()) >> 1  # torch takes 63 bits
 
@@ -128,5 +149,7 @@ def _answer(ids: list[int], stops: Stops, decode: Decode) -> Answer:
     end = next((place for place, token in enumerate(ids) if token in stops.ids), None)
     text = decode(ids[:end])
     cut = min((place for place in map(text.find, stops.texts) if place >= 0), default=None)
-    finish = "length" if end is None and cut is None else "stop"
-    return Answer(text[:cut], finish, len(ids[:end]))
+    if cut is not None:
+        tokens = next(count for count in range(len(ids) + 1) if len(decode(ids[:count])) >= cut)
+        return Answer(text[:cut], "stop", tokens)
+    return Answer(text, "length" if end is None else "stop", len(ids[:end]))

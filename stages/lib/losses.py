@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages.lib.figures import MODELS, Values, share
-from stages.lib.statistics import interval, p_value, resampled_totals, totals
+from stages.lib.statistics import FEWEST, interval, p_value, resampled_totals, totals
 
 SPLITS = ("train", "validation", "test")
 SCHEMA = pa.schema(
@@ -58,7 +58,7 @@ def _chance(by_split: Mapping[str, pa.Table], resamples: int, seed: int) -> dict
     drawn: dict[str, Values] = {}
     for split in ("train", "test"):
         groups: Sequence[str] = by_split[split]["group"].to_pylist()
-        if len(set(groups)) < 2:
+        if len(set(groups)) < FEWEST:
             return {}
         # Another seed for each split: they are different rows, and their draws have nothing to do with each other.
         drawn[split] = _loss(resampled_totals(_columns(by_split[split]), groups, resamples, seed + len(drawn)))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from stages.lib.errors import UserError
 from stages.lib.prefill import FILLER, Prefill, positions
 
 NOTHING = -1  # where a shorter completion has no token
@@ -31,6 +32,9 @@ def foresee(model: Any, prompts: Prefill, completions: Sequence[Sequence[int]]) 
         model: the causal language model that has read the prompts.
         prompts: a batch of them.
         completions: token ids, one list a prompt, none empty.
+
+    Raises:
+        UserError: the model computes NaN or infinity.
     """
     rows, width = len(completions), max(map(len, completions))
     targets = torch.tensor([[*one, *[NOTHING] * (width - len(one))] for one in completions], device=prompts.ids.device)
@@ -61,6 +65,11 @@ def foresee(model: Any, prompts: Prefill, completions: Sequence[Sequence[int]]) 
             nats[:, part] = -held.gather(-1, wanted).squeeze(-1).double().cpu()
             confidence[:, part] = likeliest.exp().double().cpu()
             hits[:, part] = (place == targets[:, part]).cpu()
+    if not all(nats[row, : len(one)].isfinite().all() for row, one in enumerate(completions)):
+        raise UserError(
+            "the model gives no finite likelihoods: it computes with NaN or infinity. Set evaluate.precision to fp32; "
+            "if that does not help, its weights are broken: lower train.lr and `dvc repro -f train`."
+        )
     return [
         Foreseen(*(values[row, : len(one)].tolist() for values in (nats, confidence, hits)))
         for row, one in enumerate(completions)

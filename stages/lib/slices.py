@@ -6,7 +6,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stages.lib.figures import FIGURES, figures
-from stages.lib.statistics import LEVEL, Columns, holm, interval, p_value, resampled_totals, totals
+from stages.lib.statistics import (
+    FEWEST,
+    LEVEL,
+    Columns,
+    holm,
+    interval,
+    resampled_totals,
+    rounds_for,
+    swap_p_value,
+    swapped_totals,
+    totals,
+)
 
 FEW = 30  # rows, below which a difference is hardly ever told from chance
 
@@ -18,7 +29,7 @@ class Slice:
     name: str
     rows: int
     values: tuple[float, float]
-    bounds: tuple[float, float] | None  # 95 % interval of the difference, of this slice by itself
+    bounds: tuple[float, float] | None  # 95 % interval of the difference, by itself; None where groups are too few
     p: float | None  # after Holm's correction: among twenty slices, one differs by chance
 
     @property
@@ -55,10 +66,13 @@ def slices(
         members = places == name
         part = {key: column[members] for key, column in needed.items()}
         first, second = figures(totals(part))[figure].tolist()
-        bounds, p = None, None
-        if len(set(own[members].tolist())) > 1:  # one group is no sample to draw from
-            drawn = figures(resampled_totals(part, own[members].tolist(), resamples, seed))[figure]
-            bounds, p = interval(drawn[:, 1] - drawn[:, 0]), p_value(drawn[:, 1] - drawn[:, 0])
+        like = own[members].tolist()
+        bounds = None
+        if len(set(like)) >= FEWEST:
+            drawn = figures(resampled_totals(part, like, resamples, seed))[figure]
+            bounds = interval(drawn[:, 1] - drawn[:, 0])
+        swapped = figures(swapped_totals(part, like, rounds_for(len(set(names)), resamples), seed))[figure]
+        p = swap_p_value(second - first, swapped[:, 1] - swapped[:, 0])
         made.append(Slice(name, int(members.sum()), (first, second), bounds, p))
     corrected = iter(holm([one.p for one in made if one.p is not None]))
     return [one if one.p is None else replace(one, p=next(corrected)) for one in made]

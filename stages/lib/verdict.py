@@ -34,6 +34,8 @@ class Metric:
         return f"{page.NO_BREAK}points" if self.is_share else ""
 
 
+TOO_FEW = " There are too few groups of like rows to tell whether this is chance."
+
 METRICS = (
     Metric("exact_match", "Exact match", 1, is_share=True),
     Metric("rouge1", "ROUGE-1", 3),
@@ -63,6 +65,7 @@ class Comparison:
     low: float | None = None
     high: float | None = None
     p: float | None = None  # where the metric is one question of several, corrected for their number
+    is_tested: bool = True  # whether somebody asked how much of the difference may be chance
 
     @property
     def difference(self) -> float:
@@ -82,12 +85,17 @@ class Comparison:
         return f"{self.metric.show_change(self.low)}{page.NO_BREAK}…{page.NO_BREAK}{self.metric.show_change(self.high)}"
 
     @property
+    def _is_sure(self) -> bool:
+        if self.p is not None:
+            return self.p < LEVEL
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+    @property
     def judgement(self) -> str:
-        """`better`, `worse`, `same`, or `unclear` where it may be chance: by p, else if the interval holds zero."""
+        """`better`, `worse`, `same`, or `unclear` where it may be chance, or nobody can tell."""
         if self.difference == 0:
             return "same"
-        holds_zero = self.low is not None and self.high is not None and self.low <= 0 <= self.high
-        if holds_zero if self.p is None else self.p >= LEVEL:
+        if self.is_tested and not self._is_sure:
             return "unclear"
         return "better" if (self.difference < 0) == self.metric.lower_is_better else "worse"
 
@@ -130,7 +138,9 @@ def _sentence(comparison: Comparison, place: str) -> str:
         return f"{name} stayed at {metric.show(comparison.tuned)}{place}."
     moved = "rose" if comparison.difference > 0 else "fell"
     certainty = f"95{page.NO_BREAK}% interval {comparison.interval}" if comparison.interval else "no interval"
-    chance = " The interval holds zero: this may be chance." if comparison.judgement == "unclear" else ""
+    chance = ""
+    if comparison.judgement == "unclear":
+        chance = " The interval holds zero: this may be chance." if comparison.interval else TOO_FEW
     return (
         f"{name} {moved} from {metric.show(comparison.base)} to {metric.show(comparison.tuned)}{place} "
         f"(difference {comparison.change}, {certainty}).{chance}"

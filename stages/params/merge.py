@@ -18,6 +18,8 @@ class Gate(Group):
     def _bounds_something(self) -> "Gate":
         if self.at_least is None and self.at_most is None:
             raise ValueError("a rule: a gate needs at_least or at_most")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError("a rule: no figure is at_least more than it is at_most")
         return self
 
 

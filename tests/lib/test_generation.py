@@ -71,8 +71,18 @@ def test_an_end_that_is_no_single_token_cuts_the_text():
     whole = by_the_book(model, PROMPTS[0])
     end = decode(whole[2:4])
     [answer] = generate(model, PROMPTS[:1], Stops(ids=(), texts=("never said", end)), decode, 1, NEW)
-    assert answer.text == decode(whole).partition(end)[0]
-    assert answer.finish == "stop"
+    assert answer == (decode(whole).partition(end)[0], "stop", 2)
+
+
+def test_an_end_that_is_a_text_stops_the_writing_once_every_row_has_said_it():
+    model, steps = MODELS["gpt2"], []
+    ends = tuple(decode(by_the_book(model, prompt)[2:4]) for prompt in PROMPTS[:2])
+    hook = model.register_forward_pre_hook(lambda *_: steps.append(1))
+    answers = generate(model, PROMPTS[:2], Stops(ids=(), texts=ends), decode, 2, NEW)
+    hook.remove()
+    assert {answer.finish for answer in answers} == {"stop"}
+    assert all(answer.tokens <= 2 for answer in answers)
+    assert len(steps) <= 1 + 4  # read once, then at most four tokens each
 
 
 def test_an_adapter_changes_the_answers_and_batches_still_equal_single_ones():

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from stages.lib.statistics import holm, interval, p_value, resampled_totals, totals
+from stages.lib.statistics import (
+    holm,
+    interval,
+    p_value,
+    resampled_totals,
+    rounds_for,
+    swap_p_value,
+    swapped_totals,
+    totals,
+)
 
 RANDOM = np.random.default_rng(3)
 
@@ -129,3 +138,45 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 
     assert 0.93 <= covered["by group"] / 2000 <= 0.97
     assert covered["by row"] / 2000 < 0.90
+
+
+def swapped_p(pairs: np.ndarray, groups: list[str], rounds: int = 2000) -> float:
+    """Of the difference of two means; `pairs` is (rows, 2)."""
+    swapped = swapped_totals({"a": pairs}, groups, rounds, seed=1)["a"]
+    first, second = pairs.sum(axis=0)
+    return swap_p_value(second - first, swapped[:, 1] - swapped[:, 0])
+
+
+def test_p_of_few_groups_is_that_of_counting_by_hand():
+    """Of n groups that all moved the same way, two of 2ⁿ swaps leave as large a difference: none, and all."""
+    for count, expected in ((1, 1.0), (2, 0.5), (3, 0.25), (6, 2 / 64)):
+        pairs = np.tile([0.0, 1.0], (count, 1))
+        assert swapped_p(pairs, [str(place) for place in range(count)], 20_000) == pytest.approx(expected, abs=0.015)
+    in_one_group = np.tile([0.0, 1.0], (50, 1))
+    assert swapped_p(in_one_group, ["g"] * 50) == 1
+    assert swap_p_value(float("inf"), np.zeros(9)) is None
+
+
+@pytest.mark.parametrize("count", [4, 12, 60])
+def test_coin_flips_are_called_a_change_in_no_more_than_five_of_a_hundred(count):
+    random = np.random.default_rng(17)
+    groups = [str(place) for place in range(count)]
+    called = [swapped_p((random.random((count, 2)) < 0.5).astype(float), groups, 400) < 0.05 for _ in range(400)]
+    assert np.mean(called) <= 0.075  # three standard errors above
+
+
+def test_swaps_depend_on_neither_the_order_of_rows_nor_how_many_are_drawn_at_once(monkeypatch):
+    pairs, groups = RANDOM.integers(0, 9, (40, 2)).astype(float), [f"g{place % 13}" for place in range(40)]
+    expected = swapped_totals({"a": pairs}, groups, 200, seed=5)["a"]
+    assert (expected.sum(axis=1) == pairs.sum()).all()
+    order = RANDOM.permutation(40)
+    assert (swapped_totals({"a": pairs[order]}, [groups[place] for place in order], 200, 5)["a"] == expected).all()
+    monkeypatch.setattr("stages.lib.statistics._DRAWS", 7)
+    assert (swapped_totals({"a": pairs}, groups, 200, 5)["a"] == expected).all()
+
+
+def test_rounds_are_enough_for_as_many_questions_as_there_are():
+    for questions in (1, 51, 1000):
+        least = 1 / (rounds_for(questions, 100) + 1)
+        assert holm([least] * questions)[0] < 0.05
+    assert rounds_for(2, 2000) == 2000

@@ -42,7 +42,8 @@ def said(base, tuned, intervals=None, rows=171):
             0.5,
             0.52,
             {},
-            "Exact match rose from 50.0 % to 52.0 % on 171 held-out answers (difference +2.0 points, no interval).",
+            "Exact match rose from 50.0 % to 52.0 % on 171 held-out answers (difference +2.0 points, no interval). "
+            "There are too few groups of like rows to tell whether this is chance.",
         ),
         (0.5, 0.5, {}, "Exact match stayed at 50.0 % on 171 held-out answers."),
     ],
@@ -65,6 +66,7 @@ def test_the_second_sentence_is_the_likelihood_and_says_which_way_is_good():
     base, tuned = {"exact_match": 0.0, "bits_per_byte": 2.3}, {"exact_match": 0.5, "bits_per_byte": 2.5}
     assert said(base, tuned)[1] == (
         "Bits per byte (lower is better) rose from 2.300 to 2.500 (difference +0.200, no interval)."
+        " There are too few groups of like rows to tell whether this is chance."
     )
 
 
@@ -82,13 +84,20 @@ def test_figures_that_have_no_words_are_not_invented():
         ("perplexity", 9.0, 2.0, -8.0, -6.0, "better"),
         ("perplexity", 2.0, 9.0, 6.0, 8.0, "worse"),
         ("perplexity", 2.0, 2.1, -0.1, 0.3, "unclear"),
-        ("chrf", 20.0, 21.0, None, None, "better"),  # without an interval its sign is all there is
+        ("chrf", 20.0, 21.0, None, None, "unclear"),  # nobody can tell
         ("chrf", 20.0, 20.0, None, None, "same"),
         ("exact_match", 0.1, 0.2, 0.0, 0.2, "unclear"),  # an interval that touches zero holds it
     ],
 )
 def test_better_means_better_in_this_metric(name, base, tuned, low, high, judgement):
     assert Comparison(BY_NAME[name], base, tuned, low, high).judgement == judgement
+
+
+def test_p_speaks_before_the_interval_and_what_nobody_tested_has_only_a_sign():
+    shown = {"metric": BY_NAME["chrf"], "base": 20.0, "tuned": 21.0}
+    assert Comparison(**shown, low=0.1, high=2.0, p=0.06).judgement == "unclear"
+    assert Comparison(**shown, low=-0.1, high=2.0, p=0.04).judgement == "better"
+    assert Comparison(**shown, is_tested=False).judgement == "better"
 
 
 @pytest.mark.parametrize("missing", [{}, {"chrf": None}])
