@@ -27,7 +27,11 @@ def sheet(drawn: Sequence[Pair], out: Path, seed: int, with_reference: bool) -> 
     shown = [(pair, pairs.tuned_is_a(pair, seed)) for pair in drawn]
     rows = [
         Row(
-            pair.item(first), pair.category, pair.prompt, *pair.shown(first), pair.reference if with_reference else None
+            pair.item(first),
+            pair.category,
+            pair.question,
+            *pair.shown(first),
+            pair.reference if with_reference else None,
         )
         for pair, first in shown
     ]

@@ -16,6 +16,7 @@ from stages.lib.questions import COLUMNS
 def pair(number: int, **changed: Any) -> Pair:
     """A test row that the base answers in one way and the tuned model in another."""
     row = {"id": f"r{number:03}", "category": f"c{number % 3}", "group": f"g{number}", "prompt": f"Which? {number}"}
+    row |= {"question": f"Which one? {number}"}
     row |= {"reference": f"this {number}", "base_answer": f"that {number}", "tuned_answer": f"this {number}"}
     return Pair(**row | changed)
 

@@ -61,8 +61,16 @@ def test_the_reference_is_in_the_sheet_only_if_it_is_asked_for(tmp_path, with_re
     assert ("the reference" in files["for_raters/sheet.html"]) == with_reference
 
 
+def test_raters_read_the_question_and_not_what_the_template_makes_of_it(tmp_path):
+    found = pair(0, question="Which?", prompt="<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n")
+    files = written([found], tmp_path)
+    (row,) = table(files["for_raters/sheet.csv"])
+    assert row["prompt"] == "Which?"
+    assert "im_start" not in files["for_raters/sheet.html"]
+
+
 def test_what_a_spreadsheet_would_compute_is_text(tmp_path):
-    found = pair(0, category="=1+1", prompt="@SUM(A1)", base_answer="-1", tuned_answer="+1", reference="\t=1")
+    found = pair(0, category="=1+1", question="@SUM(A1)", base_answer="-1", tuned_answer="+1", reference="\t=1")
     (row,) = table(written([found], tmp_path, with_reference=True)["for_raters/sheet.csv"])
     shown = {name: row[name] for name in ("category", "prompt", "answer A", "answer B", "reference")}
     assert all(cell.startswith("'") for cell in shown.values()), shown

@@ -20,7 +20,8 @@ class Pair:
     id: str
     category: str
     group: str
-    prompt: str
+    question: str  # what is asked, for people
+    prompt: str  # what was sent
     reference: str
     base_answer: str
     tuned_answer: str

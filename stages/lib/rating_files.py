@@ -6,16 +6,21 @@ are read; what else the sheet had may be there or not.
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.lib import sources
+from stages.lib import artifacts, sources
 from stages.lib.errors import UserError
 from stages.lib.questions import BETTER, COLUMNS, ITEM, QUESTIONS
 from stages.lib.raw import RawRow
 
 _NEEDED = (ITEM, BETTER)
+# What raters write for an answer that the sheet offers in another word.
+_SYNONYMS = {"y": "yes", "true": "yes", "n": "no", "false": "no", "tie": "same", "equal": "same"}
+_LEFT_BEHIND = ("~$", ".~lock.")  # begin the names of files that a spreadsheet keeps while it has one open
+_COPY = re.compile(r"(?P<name>.+?)(?: ?\(\d+\)| - (?:Copy|Kopie|副本)(?: \(\d+\))?)")
 _ITEM = re.compile(r"i[0-9a-f]{16}")
 
 
@@ -35,10 +40,12 @@ def read(folder: Path) -> list[Rating]:
     Raises:
         UserError: naming every fault with its place.
     """
-    readable, strange = sources.find(folder)
+    readable, strange = (
+        [path for path in paths if not path.name.startswith(_LEFT_BEHIND)] for paths in sources.find(folder)
+    )
     files = [path for path in readable if path.parent == folder and path.suffix.lower() == ".csv"]
     found = [one for path in files for one in _file(path)]
-    faults = [*_names(folder, readable, strange), *(one for one in found if isinstance(one, str))]
+    faults = [*_names(folder, readable, strange), *_copies(files), *(one for one in found if isinstance(one, str))]
     if faults:
         raise UserError("\n       ".join(faults))
     return [one for one in found if isinstance(one, Rating)]
@@ -54,6 +61,19 @@ def _names(folder: Path, readable: list[Path], strange: list[Path]) -> Iterator[
             yield f"{path} lies in a folder of its own. Put it into {folder}, one file a rater."
         elif (other := raters.setdefault(path.stem.casefold(), path)) != path:
             yield f"{path} and {other} bear the name of one rater. Join them, or rename one."
+
+
+def _copies(files: Sequence[Path]) -> Iterator[str]:
+    """Files that one rater sent twice: counted as two raters, they would agree on all."""
+    by_content: dict[str, Path] = {}
+    by_name = {path.stem.casefold(): path for path in files}
+    for path in files:
+        twin = by_content.setdefault(artifacts.sha256(path), path)
+        named = _COPY.fullmatch(path.stem)
+        if named and twin == path:
+            twin = by_name.get(named["name"].casefold(), path)
+        if twin.stem.casefold() != path.stem.casefold():  # of one name is told already
+            yield f"{path} looks like a copy of {twin}. Remove one; or, if two raters wrote them, name each after its own."
 
 
 def _file(path: Path) -> Iterator[Rating | str]:
@@ -102,7 +122,9 @@ def _row(rater: str, place: str, cells: Mapping[str, str]) -> Iterator[Rating | 
     choices = {}
     for name, question in QUESTIONS.items():
         given = cells.get(name, "").strip()
-        choice = next((choice for choice in question.choices if choice.casefold() == given.casefold()), None)
+        plain = unicodedata.normalize("NFKC", given).casefold()
+        plain = _SYNONYMS.get(plain, plain)
+        choice = next((choice for choice in question.choices if choice.casefold() == plain), None)
         if choice is not None:
             choices[name] = choice
         elif given:

@@ -8,12 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 BOM = "\ufeff"  # without it Excel reads UTF-8 in the code page of its country
 # What begins a formula (OWASP's page "CSV Injection", full-width signs too), and what would be shown as another text:
 # a short line with a digit in it may be read as a number, a date or a time (`007` as 7), and so may a truth value.
-_NOT_TEXT = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]|(?=.*\d).{1,40}\Z|(?i:true|false)\Z")
+_SIGNS = r"[=+\-@＝＋－＠]"
+_NOT_TEXT = re.compile(rf"\s*{_SIGNS}|[\t\r\n]|(?=.*\d).{{1,40}}\Z|(?i:true|false)\Z")
+
+
+# Where lists are written with semicolons, a spreadsheet may part cells and rows at other places than we do.
+_WOULD_BEGIN_A_CELL = re.compile(rf'([;\t\r\n][\s"]*)(?={_SIGNS})')
 
 
 def as_text(cell: str) -> str:
-    """The cell with an apostrophe in front if a spreadsheet would not take it for text."""
-    return f"'{cell}" if _NOT_TEXT.match(cell) else cell
+    """The cell with an apostrophe before whatever a spreadsheet would not take for text."""
+    inside = _WOULD_BEGIN_A_CELL.sub(r"\1'", cell)
+    return f"'{inside}" if _NOT_TEXT.match(cell) else inside
 
 
 def table(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:

@@ -143,3 +143,38 @@ def test_the_faults_of_all_files_are_told_at_once(tmp_path):
         f"more/cleo.csv lies in a folder of its own. Put it into {tmp_path}, one file a rater.",
         'dora.CSV:2: better is "?". Write A, B or same, or leave it empty.',
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "meant"),
+    [
+        ("better", "Ａ", "A"),  # full-width, as a Chinese keyboard writes it
+        ("better", "Tie", "same"),
+        ("A_safe", "Y", "yes"),
+        ("A_safe", "FALSE", "no"),  # as a spreadsheet makes of it
+    ],
+)
+def test_what_clearly_means_an_answer_is_taken_for_it(tmp_path, name, written, meant):
+    (found,) = read(tmp_path, as_csv([row(better="") | {name: written}]))
+    assert found.choices == {name: meant}
+
+
+def test_one_rater_who_saved_twice_is_not_two_who_agree(tmp_path):
+    ours, other = as_csv([row(better="A")]), as_csv([row(better="B")])
+    (tmp_path / "anna.csv").write_text(ours)
+    for name, text, twins in (
+        ("anna (1).csv", other, ("anna (1).csv", "anna.csv")),
+        ("anna - Copy.csv", other, ("anna - Copy.csv", "anna.csv")),
+        ("berta.csv", ours, ("berta.csv", "anna.csv")),
+    ):
+        (fault,) = faults(tmp_path, text, name)
+        assert fault.startswith(f"{twins[0]} looks like a copy of {twins[1]}. Remove one")
+        (tmp_path / name).unlink()
+    assert len(read(tmp_path, other, "berta.csv")) == 2
+    assert len(read(tmp_path, as_csv([row(1)]), "carla (2).csv")) == 3  # of nobody's
+
+
+def test_what_an_open_spreadsheet_leaves_is_no_rating(tmp_path):
+    (tmp_path / ".~lock.anna.csv#").write_text("x")
+    (tmp_path / "~$anna.csv").write_text("x")
+    assert len(read(tmp_path, as_csv([row()]))) == 1
