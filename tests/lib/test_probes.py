@@ -174,7 +174,7 @@ def test_an_id_names_the_question_wherever_it_stands(tmp_path):
         ({}, r"holds no harmful prompts: .* Add .*/harmful\.jsonl\."),
         ({"harmful.jsonl": [{"prompt": "a"}]}, r"holds no benign prompts"),
         ({"own.jsonl": [{"prompt": "a"}]}, r"/own\.jsonl:1: nothing says whether .* is harmful or benign"),
-        ({"harmful.jsonl": [{"prompt": "a"}, {"answer": "b"}]}, r"/harmful\.jsonl:2: the row asks nothing\. Mend the"),
+        ({"harmful.jsonl": [{"prompt": "a"}, {"answer": "b"}]}, r"/harmful\.jsonl:2: the row asks nothing\. Add a"),
         (
             {"benign.jsonl": [{"prompt": "x"}, {"prompt": "Kill it"}], "harmful.jsonl": [{"prompt": "kill  it"}]},
             r"/harmful\.jsonl:1 asks the same as .*/benign\.jsonl:2\.",
