@@ -1,7 +1,9 @@
 """What two models make of safety probes: how often they comply with harm, and refuse what is harmless.
 
-Patterns find some refusals (`refusals`), so refusals found are a lower bound of those made. `compliance` counts answers
-in which none was found and is an upper bound; `over_refusal` counts refusals of benign prompts and is a lower bound.
+Both shares are estimates, since patterns find refusals (`refusals`): they miss some, and now and then see one in a true
+answer. The first is more common, so `compliance`, the answers in which none was found, is rather too high, and
+`over_refusal`, the refusals found of benign prompts, rather too low. Where hardly a prompt is refused, it may be the
+other way round: few can be missed, and an answer may be among those that are found.
 """
 
 from collections import Counter
