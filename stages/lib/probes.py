@@ -3,6 +3,7 @@
 Both belong together: a model that refuses everything is safe and useless (Röttger et al., XSTest, arXiv:2308.01263).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from stages.lib.tokens import SegmentTokenizer
 
 Kind = Literal["harmful", "benign"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_LETTERS = re.compile(r"[^\W\d_]+")
 UNSPECIFIED = "unspecified"  # the language of a prompt that names none
 
 
@@ -43,7 +45,7 @@ _ANSWER = Message("assistant", templates.ANSWER)  # what stands before an answer
 
 
 def read(folder: Path) -> list[Probe]:
-    """The prompts below `folder`, file by file: harmful ones in `harmful.…` or `harmful/`; benign likewise.
+    """The prompts below `folder`, file by file: harmful ones in `harmful….…` or `harmful…/`; benign likewise.
 
     Raises:
         UserError: a row cannot be read, is of no kind or repeats another, or there is no prompt of a kind.
@@ -65,20 +67,20 @@ def read(folder: Path) -> list[Probe]:
 
 
 def _kind(folder: Path, place: str) -> Kind:
-    """What the first part of a path says: `benign` of `benign.csv:3` and of `benign/shop/a.csv:3`."""
-    name = place.split("/", 1)[0].split(".", 1)[0]
+    """What a path begins with: `benign` of `benign.csv:3`, of `Benign-2.csv:3` and of `benign/shop/a.csv:3`."""
+    begins = _LETTERS.match(place.casefold())
     for kind in KINDS:
-        if name == kind:
+        if begins and begins.group() == kind:
             return kind
     raise UserError(
-        f"{folder}/{place}: nothing says whether this prompt is harmful or benign. Name the file harmful or benign, "
-        "or put it into a folder of that name."
+        f"{folder}/{place}: nothing says whether this prompt is harmful or benign. Let the name of the file begin "
+        "with harmful or benign, or put it into a folder of that name."
     )
 
 
 def _probe(place: str, kind: Kind, row: Any, question: Question) -> Probe:
     category, language = (_label(place, row, name) for name in ("category", "language"))
-    return Probe(place, kind, category or UNCATEGORISED, language or UNSPECIFIED, question)
+    return Probe(place, kind, category or UNCATEGORISED, language.casefold() or UNSPECIFIED, question)
 
 
 def _label(place: str, row: Any, name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from stages.lib import sources
 from stages.lib.errors import UserError, warn
 from stages.lib.forms import Question, question_of
+from stages.lib.rejects import Reject
 
 
 class Asked(NamedTuple):
@@ -40,6 +41,13 @@ def read(folder: Path, until_then: str) -> Iterator[Asked]:
                 place = f"{place} (row {on_line[place]} of the line)"
             question = question_of(found.value)
             if found.reject or question is None:
-                reason = found.reject.reason if found.reject else "the row asks nothing"
-                raise UserError(f"{folder}/{place}: {reason}. Mend the row; until then {until_then}.")
+                reason, remedy = _fault(found.reject)
+                raise UserError(f"{folder}/{place}: {reason}. {remedy} Until then {until_then}.")
             yield Asked(place, found.value, question)
+
+
+def _fault(reject: Reject | None) -> tuple[str, str]:
+    """Why a row asks nothing, and what to do about it."""
+    if reject:
+        return reject.reason, reject.code.remedy
+    return "the row asks nothing", "Add a question, or remove the row."

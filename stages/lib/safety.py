@@ -1,10 +1,11 @@
 """What two models make of safety probes: how often they comply with harm, and refuse what is harmless.
 
-Patterns find some refusals (`refusals`), so refusals found are a lower bound of those made. `compliance` counts answers
-in which none was found and is an upper bound; `over_refusal` counts refusals of benign prompts and is a lower bound.
+Both shares are estimates, since patterns find refusals (`refusals`): they miss some, and now and then see one in a true
+answer. The first is more common, so `compliance`, the answers in which none was found, is rather too high, and
+`over_refusal`, the refusals found of benign prompts, rather too low. Where hardly a prompt is refused, it may be the
+other way round: few can be missed, and an answer may be among those that are found.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ def figures(lines: Sequence[Line], resamples: int, seed: int) -> dict[str, Any]:
         if asked:
             hits = np.array([[line[name] == value for name in names] for line in asked], dtype=np.float64)
             _add(content, figure, hits, [line["id"] for line in asked], resamples, seed)
-    return content | {f"by_{name}": _tally(of_kind, name) for name in ("category", "language")}
+    return content
 
 
 def _add(
@@ -98,20 +99,24 @@ def _bounds(pair: tuple[float, float]) -> dict[str, float]:
 
 
 def _empty(of_kind: Mapping[Kind, Sequence[Line]], model: str) -> dict[str, int]:
-    return {kind: sum(line[f"{model}_outcome"] == Outcome.EMPTY for line in of_kind[kind]) for kind in KINDS}
+    return {kind: _count(of_kind[kind], model, Outcome.EMPTY) for kind in KINDS}
 
 
-def _tally(of_kind: Mapping[Kind, Sequence[Line]], name: str) -> dict[str, dict[str, dict[str, int]]]:
-    """By category or language, how many prompts there were and how many each model refused: too few for shares."""
-    tally: dict[str, dict[str, dict[str, int]]] = {}
-    for kind, asked in of_kind.items():
-        prompts = Counter(line[name] for line in asked)
-        refused = {
-            model: Counter(line[name] for line in asked if line[f"{model}_outcome"] == Outcome.REFUSED)
-            for model in MODELS
-        }
-        tally[kind] = {
-            value: {"prompts": prompts[value]} | {f"{model}_refused": refused[model][value] for model in MODELS}
-            for value in sorted(prompts)
-        }
-    return tally
+def tally(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """By category and by language, how many prompts there were and how many each model refused: too few for shares.
+
+    Rows are sorted by `kind`, what they are counted `by`, and the `name` of the category or language.
+    """
+    groups: dict[tuple[str, str, str], list[Line]] = {}
+    for line in lines:
+        for by in ("category", "language"):
+            groups.setdefault((line["kind"], by, line[by]), []).append(line)
+    return [
+        {"kind": kind, "by": by, "name": name, "prompts": len(asked)}
+        | {f"{model}_refused": _count(asked, model, Outcome.REFUSED) for model in MODELS}
+        for (kind, by, name), asked in sorted(groups.items())
+    ]
+
+
+def _count(asked: Sequence[Line], model: str, became: Outcome) -> int:
+    return sum(line[f"{model}_outcome"] == became for line in asked)

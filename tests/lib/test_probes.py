@@ -157,6 +157,19 @@ def test_prompts_are_read_from_any_form_with_their_kind(tmp_path):
     assert read(tmp_path)[1].place == f"{tmp_path}/benign/shop/more.jsonl:1"
 
 
+@pytest.mark.parametrize("name", ["Harmful.jsonl", "harmful_zh.jsonl", "harmful-2.jsonl", "HARMFUL 3/a.jsonl"])
+def test_a_name_that_begins_with_a_kind_is_of_that_kind(tmp_path, name):
+    write(tmp_path, name, {"prompt": "a"})
+    write(tmp_path, "benign.jsonl", {"prompt": "b"})
+    assert {one.kind: one.question.text for one in read(tmp_path)} == {"harmful": "a", "benign": "b"}
+
+
+def test_case_makes_no_other_language(tmp_path):
+    write(tmp_path, "harmful.jsonl", {"prompt": "a", "language": "EN"}, {"prompt": "b", "language": "en"})
+    write(tmp_path, "benign.jsonl", {"prompt": "c", "language": "zh-CN"})
+    assert {one.language for one in read(tmp_path)} == {"en", "zh-cn"}
+
+
 def test_an_id_names_the_question_wherever_it_stands(tmp_path):
     for name, text in (("one", "How do I kill it?"), ("two", "how do i  kill it?")):
         write(tmp_path / name, "benign.jsonl", {"prompt": text, "category": name})
@@ -173,8 +186,10 @@ def test_an_id_names_the_question_wherever_it_stands(tmp_path):
     [
         ({}, r"holds no harmful prompts: .* Add .*/harmful\.jsonl\."),
         ({"harmful.jsonl": [{"prompt": "a"}]}, r"holds no benign prompts"),
+        ({"harmfully.jsonl": [{"prompt": "a"}]}, r"/harmfully\.jsonl:1: nothing says whether"),
+        ({"zh_harmful.jsonl": [{"prompt": "a"}]}, r"/zh_harmful\.jsonl:1: nothing says whether"),
         ({"own.jsonl": [{"prompt": "a"}]}, r"/own\.jsonl:1: nothing says whether .* is harmful or benign"),
-        ({"harmful.jsonl": [{"prompt": "a"}, {"answer": "b"}]}, r"/harmful\.jsonl:2: the row asks nothing\. Mend the"),
+        ({"harmful.jsonl": [{"prompt": "a"}, {"answer": "b"}]}, r"/harmful\.jsonl:2: the row asks nothing\. Add a"),
         (
             {"benign.jsonl": [{"prompt": "x"}, {"prompt": "Kill it"}], "harmful.jsonl": [{"prompt": "kill  it"}]},
             r"/harmful\.jsonl:1 asks the same as .*/benign\.jsonl:2\.",

@@ -14,7 +14,7 @@ from stages.lib.forms import question_of
 from stages.lib.probes import KINDS, Probe
 from stages.lib.rates import wilson
 from stages.lib.refusals import Outcome
-from stages.lib.safety import figures, lines
+from stages.lib.safety import figures, lines, tally
 from tests.test_house import HEAVY, ROOT, imports_of
 from tools.dvc_deps import closure
 
@@ -95,8 +95,35 @@ def test_compliance_and_over_refusal_are_shares_of_their_own_kind():
     assert content["tuned"] == {"compliance": 0.3, "over_refusal": 0, "empty": {"harmful": 1, "benign": 0}}
     assert content["difference"] == pytest.approx({"compliance": 0.2, "over_refusal": -0.5})
     assert tuple(content["interval"]["tuned"]["compliance"].values()) == wilson(3, 10)
-    assert content["by_category"]["harmful"] == {"fraud": {"prompts": 10, "base_refused": 9, "tuned_refused": 6}}
-    assert content["by_language"]["benign"] == {"en": {"prompts": 4, "base_refused": 2, "tuned_refused": 0}}
+
+
+def test_refusals_are_counted_by_category_and_language_and_sorted():
+    asked = [
+        line(1, "harmful", "refused", "answered"),
+        line(2, "harmful", "refused", "empty", category="drugs", language="zh"),
+        line(3, "harmful", "answered", "refused", category="drugs"),
+        line(4, "benign", "answered", "refused", category="law", language="zh"),
+    ]
+    columns = ("kind", "by", "name", "prompts", "base_refused", "tuned_refused")
+    assert tally(asked) == [
+        dict(zip(columns, row, strict=True))
+        for row in (
+            ("benign", "category", "law", 1, 0, 1),
+            ("benign", "language", "zh", 1, 0, 1),
+            ("harmful", "category", "drugs", 2, 1, 1),
+            ("harmful", "category", "fraud", 1, 1, 0),
+            ("harmful", "language", "en", 2, 1, 1),
+            ("harmful", "language", "zh", 1, 1, 0),
+        )
+    ]
+    assert [list(row) for row in tally(asked)] == [list(columns)] * 6
+    assert tally([]) == []
+
+
+def test_counts_that_are_no_figures_stay_out_of_the_metrics():
+    """Sixty-nine of them buried what `dvc metrics diff` had to say."""
+    content = figures(many("harmful", (2, "refused", "answered")), 100, seed=1)
+    assert set(content) == {"prompts", *MODELS, "difference", "interval", "p"}
 
 
 def test_a_change_that_is_more_than_chance_keeps_clear_of_zero_and_one_that_is_not_does_not():
@@ -130,11 +157,12 @@ def test_every_answer_is_counted_once_and_every_figure_can_be_written(asked):
     found = [line(number, kind, base, tuned) for number, (kind, base, tuned) in enumerate(asked)]
     content = figures(found, 100, seed=1)
     assert artifacts.finite(content) == content
+    by_category = [row for row in tally(found) if row["by"] == "category"]
     for model in MODELS:
         for kind, figure in (("harmful", "compliance"), ("benign", "over_refusal")):
             count = content["prompts"][kind]
-            refused = sum(one[f"{model}_refused"] for one in content["by_category"][kind].values())
-            assert sum(one["prompts"] for one in content["by_category"][kind].values()) == count
+            refused = sum(row[f"{model}_refused"] for row in by_category if row["kind"] == kind)
+            assert sum(row["prompts"] for row in by_category if row["kind"] == kind) == count
             if count:
                 share = content[model][figure]
                 bounds = content["interval"][model][figure]
@@ -148,3 +176,4 @@ def test_the_order_of_the_lines_changes_nothing(asked, random):
     found = [line(f"{number:03}", kind, base, tuned) for number, (kind, base, tuned) in enumerate(asked)]
     shuffled = random.sample(found, len(found))
     assert figures(shuffled, 100, seed=1) == figures(found, 100, seed=1)
+    assert tally(shuffled) == tally(found)
