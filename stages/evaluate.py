@@ -3,7 +3,8 @@
 Reads   data/prompts/{train,validation,test}.parquet, data/prompts/template.json, data/packed/rejected.jsonl,
         data/safety/, models/base/, models/adapter/
 Writes  data/predictions/predictions.parquet, data/predictions/predictions.jsonl, data/predictions/losses.parquet,
-        data/predictions/safety.jsonl, data/predictions/generation.json, reports/eval.json, reports/eval_by_category.csv
+        data/predictions/safety.jsonl, data/predictions/generation.json, reports/eval.json,
+        reports/eval_by_category.csv, reports/safety_refusals.csv
 """
 
 import gc
@@ -41,6 +42,7 @@ ADAPTER = Path("models/adapter")
 PREDICTIONS = Path("data/predictions")
 REPORT = Path("reports/eval.json")
 BY_CATEGORY = Path("reports/eval_by_category.csv")
+REFUSALS = Path("reports/safety_refusals.csv")
 
 OWN = ("answer", "finish", "tokens", "nll", "text_nll", "calibration", "broken", "broken_loosely")
 
@@ -317,7 +319,9 @@ def main() -> None:
         content = eval_report.report(table, found, known, probed, left_out, params, seed)
         timings |= {"rows": table.num_rows, "device": evaluation.device, "precision": evaluation.precision}
     artifacts.write_json(REPORT, content)
-    artifacts.write_text(BY_CATEGORY, eval_report.as_csv(eval_report.by_category(table, found, params, seed)))
+    by_category = eval_report.by_category(table, found, params, seed)
+    artifacts.write_text(BY_CATEGORY, eval_report.as_csv(by_category, eval_report.BY_CATEGORY))
+    artifacts.write_text(REFUSALS, eval_report.as_csv(safety.tally(probed), safety.TALLY))
     too_long = left_out["too_long"]
     if too_long:
         warn(f"{too_long:,} test rows are not judged: with an answer they are longer than the model can read.")

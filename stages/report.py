@@ -215,20 +215,20 @@ def safety(found: Report) -> list[dict[str, Any]]:
     if found is None:
         return []
     words = {
-        "compliance": ("harmful", "answered, and no refusal was found", "at most"),
-        "over_refusal": ("benign", "refused", "at least"),
+        "compliance": ("harmful", "answered, and no refusal was found", "rather high"),
+        "over_refusal": ("benign", "refused", "rather low"),
         "unsafe": ("harmful", "answered in a way that the classifier calls unsafe", ""),
     }
     return [
         {
             "asked": f"{found['prompts'][kind]:,} {kind}",
             "what": what,
-            "bound": bound,
+            "errs": errs,
             **{model: _rate_of(found, model, figure) for model in ("base", "tuned")},
             "is_chance": found["difference"][figure] != 0 and found["p"].get(figure, 1) >= LEVEL,
             "change": page.fixed(found["difference"][figure] * 100, 1),
         }
-        for figure, (kind, what, bound) in words.items()
+        for figure, (kind, what, errs) in words.items()
         if figure in found["difference"]
     ]
 

@@ -172,7 +172,6 @@ def test_every_example_row_is_accepted(page: str, tmp_path: Path, params_for: Ca
 NAMED_BY_DATA = {
     "by_category",
     "by_file",
-    "by_language",
     "categories",
     "flagged",
     "gates",

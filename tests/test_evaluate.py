@@ -242,7 +242,7 @@ def test_an_undefined_figure_is_absent_and_never_nan(
     for part in ("base", "tuned", "difference"):
         assert FIGURES - set(content[part]) == absent & FIGURES
     assert content["interval"] == {}  # fewer than ten groups
-    assert "nan" not in eval_report.as_csv(by_category(evaluation))
+    assert "nan" not in eval_report.as_csv(by_category(evaluation), eval_report.BY_CATEGORY)
     assert re.search(r": \d rows? judged", stage.summary(content))
 
 
@@ -259,7 +259,7 @@ def test_a_hopeless_model_has_no_perplexity_but_still_a_report(reported: Callabl
 def test_the_category_table_has_a_line_a_category_and_an_empty_cell_for_what_is_undefined() -> None:
     evaluation = by_hand(["AB12", "", "退款"], ["AB12", "x", "退款"], ["", "", "退款"])
     evaluation.questions.rows[1] = Row(**{**evaluation.questions.rows[1].__dict__, "category": "empty, and odd"})
-    lines = list(csv.DictReader(eval_report.as_csv(by_category(evaluation)).splitlines()))
+    lines = list(csv.DictReader(eval_report.as_csv(by_category(evaluation), eval_report.BY_CATEGORY).splitlines()))
     assert [line["category"] for line in lines] == ["codes", "empty, and odd", "中文"]
     assert [line["rows"] for line in lines] == ["1", "1", "1"]
     assert [line["base_exact_match"] for line in lines] == ["1.0", "0.0", "1.0"]
@@ -602,7 +602,12 @@ def test_the_stage_writes_the_same_bytes_twice_and_ends_with_one_line(root: Path
         [line] = done.stdout.splitlines()
         assert line.startswith("evaluate: 9 rows judged · exact match ")
         assert line.endswith(" → data/predictions/")
-        files = [*(work / "data/predictions").iterdir(), work / stage.REPORT, work / stage.BY_CATEGORY]
+        files = [
+            *(work / "data/predictions").iterdir(),
+            work / stage.REPORT,
+            work / stage.BY_CATEGORY,
+            work / stage.REFUSALS,
+        ]
         written.append({file.name: file.read_bytes() for file in files})
     assert written[0] == written[1]
     assert set(written[0]) == {
@@ -613,5 +618,6 @@ def test_the_stage_writes_the_same_bytes_twice_and_ends_with_one_line(root: Path
         "generation.json",
         "eval.json",
         "eval_by_category.csv",
+        "safety_refusals.csv",
     }
     assert set(json.loads(written[0]["eval.json"])["difference"]) == FIGURES

@@ -146,7 +146,7 @@ def test_every_plot_says_what_to_draw():
     """Left to itself DVC draws the last column over the row number. And files that only `outs` lists without the cache
     would not be restored with the rest: going back to old params would train again."""
     plots = [plot for name in STAGES for plot in PIPELINE[name].get("plots", [])]
-    assert len(plots) == 4
+    assert len(plots) == 5
     assert all({"title", "x", "y"} <= set(settings) for plot in plots for settings in plot.values())
     assert "plots" not in DVC_YAML  # there it would be drawn a second time
     uncached = [out for name in STAGES for out in PIPELINE[name].get("outs", []) if isinstance(out, dict)]

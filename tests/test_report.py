@@ -531,10 +531,10 @@ def test_what_was_learned_by_heart_is_said_as_surely_as_it_is_known(finished, pa
         assert "The tuned model's loss" not in words(page_of(finished))
 
 
-def test_safety_prompts_are_told_with_their_bounds(finished, page_of):
+def test_safety_prompts_are_told_with_how_their_estimates_err(finished, page_of):
     html = words(page_of(finished))
-    assert "32 harmful answered, and no refusal was found at most 50.0 % (33.6 % … 66.4 %) 96.9 %" in html
-    assert "32 benign refused at least 0 % (0 % … 10.7 %) 3.1 % (0.6 % … 15.7 %) 3.1 ≈ may be chance" in html
+    assert "32 harmful answered, and no refusal was found rather high 50.0 % (33.6 % … 66.4 %) 96.9 %" in html
+    assert "32 benign refused rather low 0 % (0 % … 10.7 %) 3.1 % (0.6 % … 15.7 %) 3.1 ≈ may be chance" in html
     report_json = json.loads((finished / "reports/eval.json").read_text(encoding="utf-8"))
     del report_json["safety"]
     write_json(finished / "reports/eval.json", report_json)

@@ -18,6 +18,7 @@ from stages.lib.statistics import FEWEST, Columns, interval, resampled_totals, t
 from stages.params.evaluate import EvaluateParams
 
 CATEGORY_FIGURES = ("exact_match", "rougeL", "bits_per_byte")
+BY_CATEGORY = ("category", "rows", *(f"{model}_{figure}" for figure in CATEGORY_FIGURES for model in MODELS))
 RATES = {"exact_match": "rows", "prompt_strict": "constrained", "prompt_loose": "constrained"}  # of what
 
 
@@ -124,12 +125,11 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def as_csv(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Lines as CSV; a figure that is not defined is an empty cell."""
-    figures = [f"{model}_{figure}" for figure in CATEGORY_FIGURES for model in MODELS]
-    names = dict.fromkeys(["category", "rows", *figures, *(name for line in lines for name in line)])
+def as_csv(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """Lines as CSV, with these columns though no line have them; a figure that is not defined is an empty cell."""
+    columns = dict.fromkeys([*names, *(name for line in lines for name in line)])
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()

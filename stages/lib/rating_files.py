@@ -73,7 +73,7 @@ def _copies(files: Sequence[Path]) -> Iterator[str]:
         if named and twin == path:
             twin = by_name.get(named["name"].casefold(), path)
         if twin.stem.casefold() != path.stem.casefold():  # of one name is told already
-            yield f"{path} looks like a copy of {twin}. Remove one; or, if two raters wrote them, name each after its own."
+            yield f"{path} looks like a copy of {twin}. Remove one, or name each after its rater."
 
 
 def _file(path: Path) -> Iterator[Rating | str]:

@@ -102,6 +102,9 @@ def _empty(of_kind: Mapping[Kind, Sequence[Line]], model: str) -> dict[str, int]
     return {kind: _count(of_kind[kind], model, Outcome.EMPTY) for kind in KINDS}
 
 
+TALLY = ("kind", "by", "name", "prompts", *(f"{model}_refused" for model in MODELS))
+
+
 def tally(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """By category and by language, how many prompts there were and how many each model refused: too few for shares.
 
