@@ -1,4 +1,4 @@
-"""The two changes of the demo: what the harmful one does to rows. Training on them takes minutes, and is run by hand."""
+"""What the harmful change of the demo does to rows. Training on them takes minutes, and is run by hand."""
 
 from collections import Counter
 
