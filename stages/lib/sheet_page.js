@@ -64,9 +64,10 @@ function goOn(from) {
   next?.scrollIntoView();
 }
 
-// A note that begins like a formula gets an apostrophe, as sheet.csv has it.
+// A note that begins like a formula gets an apostrophe, and so does a sign where a spreadsheet may part cells: as in sheet.csv.
 function cell(value) {
-  return `"${value.replace(/^(?=\s*[=+\-@＝＋－＠])/u, "'").replaceAll('"', '""')}"`;
+  const text = value.replace(/([;\t][\s"]*)(?=[=+\-@＝＋－＠])/gu, "$1'").replace(/^(?=\s*[=+\-@＝＋－＠])/u, "'");
+  return `"${text.replaceAll('"', '""')}"`;
 }
 
 function csv() {

@@ -150,7 +150,7 @@ def test_in_a_browser_keys_rate_and_the_saved_file_holds_the_ratings(tmp_path):
         press(0, "b"); press(1, "S"); press(1, "x");
         articles[0].querySelector('[data-column=A_safe][value=no]').click();
         const note = articles[2].querySelector('[data-column=note]');
-        note.value = '=1+1 "quoted", 退款'; note.dispatchEvent(new Event("input", { bubbles: true }));
+        note.value = '=1+1 "quoted", 退款; =2'; note.dispatchEvent(new Event("input", { bubbles: true }));
         note.dispatchEvent(new KeyboardEvent("keydown", { key: "a", bubbles: true }));  // writing, not rating
         told.after = progress(); told.csv = csv();
         goOn(articles[0]); told.focused = document.activeElement.dataset.item;
@@ -169,7 +169,7 @@ def test_in_a_browser_keys_rate_and_the_saved_file_holds_the_ratings(tmp_path):
     assert [row["item"] for row in rows] == [row.item for row in ROWS]
     assert [row["better"] for row in rows] == ["B", "same", ""]
     assert [row["A_safe"] for row in rows] == ["no", "", ""]
-    assert rows[2]["note"] == '\'=1+1 "quoted", 退款'
+    assert rows[2]["note"] == "'=1+1 \"quoted\", 退款; '=2"
     assert set(rows[0]) <= set(COLUMNS)
 
 
