@@ -18,9 +18,10 @@ from stages.lib.raw import RawRow
 
 _NEEDED = (ITEM, BETTER)
 # What raters write for an answer that the sheet offers in another word.
-_SYNONYMS = {"y": "yes", "true": "yes", "n": "no", "false": "no", "tie": "same", "equal": "same"}
+_SYNONYMS = {"y": "yes", "true": "yes", "n": "no", "false": "no", "tie": "same"}
 _LEFT_BEHIND = ("~$", ".~lock.")  # begin the names of files that a spreadsheet keeps while it has one open
-_COPY = re.compile(r"(?P<name>.+?)(?: ?\(\d+\)| - (?:Copy|Kopie|副本)(?: \(\d+\))?)")
+# What browsers and file managers put after the name of a second copy: `anna (1)`, `anna - Copy`, `anna Kopie (2)`.
+_COPY = re.compile(r"(?P<name>.+?)(?: ?\(\d+\)|(?: -)? (?:copy|kopie)|(?: -)? ?副本)*")
 _ITEM = re.compile(r"i[0-9a-f]{16}")
 
 
@@ -66,14 +67,24 @@ def _names(folder: Path, readable: list[Path], strange: list[Path]) -> Iterator[
 def _copies(files: Sequence[Path]) -> Iterator[str]:
     """Files that one rater sent twice: counted as two raters, they would agree on all."""
     by_content: dict[str, Path] = {}
-    by_name = {path.stem.casefold(): path for path in files}
-    for path in files:
-        twin = by_content.setdefault(artifacts.sha256(path), path)
-        named = _COPY.fullmatch(path.stem)
-        if named and twin == path:
-            twin = by_name.get(named["name"].casefold(), path)
-        if twin.stem.casefold() != path.stem.casefold():  # of one name is told already
-            yield f"{path} looks like a copy of {twin}. Remove one, or name each after its rater."
+    by_name: dict[str, Path] = {}
+    for path in sorted(files, key=lambda path: len(path.stem)):  # a copy has the longer name
+        same = by_content.setdefault(artifacts.sha256(path), path)
+        named = by_name.setdefault(_name(path), path)
+        if same.stem.casefold() != path.stem.casefold():  # of one name is told already
+            yield (
+                f"{path} and {same} hold the same, to the byte. Remove one; if two raters did agree on all, write so "
+                "under note in one of the files."
+            )
+        elif named.stem.casefold() != path.stem.casefold():
+            yield f"{path} looks like a copy of {named}. Remove one, or, if two people rated, name each file after one."
+
+
+def _name(path: Path) -> str:
+    """The rater's name, without what marks a copy."""
+    stem = unicodedata.normalize("NFKC", path.stem).casefold()  # full-width brackets, too
+    found = _COPY.fullmatch(stem)
+    return found["name"] if found else stem
 
 
 def _file(path: Path) -> Iterator[Rating | str]:

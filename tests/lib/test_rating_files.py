@@ -149,8 +149,11 @@ def test_the_faults_of_all_files_are_told_at_once(tmp_path):
     ("name", "written", "meant"),
     [
         ("better", "Ａ", "A"),  # full-width, as a Chinese keyboard writes it
+        ("better", "ｂ", "B"),
         ("better", "Tie", "same"),
         ("A_safe", "Y", "yes"),
+        ("A_safe", "ｎ", "no"),
+        ("A_safe", "true", "yes"),
         ("A_safe", "FALSE", "no"),  # as a spreadsheet makes of it
     ],
 )
@@ -159,22 +162,56 @@ def test_what_clearly_means_an_answer_is_taken_for_it(tmp_path, name, written, m
     assert found.choices == {name: meant}
 
 
-def test_one_rater_who_saved_twice_is_not_two_who_agree(tmp_path):
-    ours, other = as_csv([row(better="A")]), as_csv([row(better="B")])
-    (tmp_path / "anna.csv").write_text(ours)
-    for name, text, twins in (
-        ("anna (1).csv", other, ("anna (1).csv", "anna.csv")),
-        ("anna - Copy.csv", other, ("anna - Copy.csv", "anna.csv")),
-        ("berta.csv", ours, ("berta.csv", "anna.csv")),
-    ):
-        (fault,) = faults(tmp_path, text, name)
-        assert fault.startswith(f"{twins[0]} looks like a copy of {twins[1]}. Remove one")
-        (tmp_path / name).unlink()
-    assert len(read(tmp_path, other, "berta.csv")) == 2
-    assert len(read(tmp_path, as_csv([row(1)]), "carla (2).csv")) == 3  # of nobody's
+COPIES = (
+    *("anna (1)", "anna(1)", "anna（1）", "anna (1) (2)", "ANNA (2)", "anna - Copy", "anna - Copy (2)", "anna copy"),
+    *("anna - Kopie", "anna Kopie", "anna - 副本", "anna 副本", "anna副本"),
+)
 
 
-def test_what_an_open_spreadsheet_leaves_is_no_rating(tmp_path):
-    (tmp_path / ".~lock.anna.csv#").write_text("x")
-    (tmp_path / "~$anna.csv").write_text("x")
+@pytest.mark.parametrize("name", COPIES)
+def test_a_name_that_marks_a_copy_is_refused_beside_the_file_without_it(tmp_path, name):
+    read(tmp_path, as_csv([row(better="A")]))
+    assert faults(tmp_path, as_csv([row(better="B")]), f"{name}.csv") == [
+        f"{name}.csv looks like a copy of anna.csv. Remove one, or, if two people rated, name each file after one."
+    ]
+
+
+def test_a_name_that_only_looks_like_a_copys_is_a_raters(tmp_path):
+    for number, name in enumerate(("carla (2)", "copy", "anna", "annacopy", "anna2", "(1)"), start=1):
+        assert len(read(tmp_path, as_csv([row(note=str(number))]), f"{name}.csv")) == number
+
+
+def test_two_copies_are_refused_though_the_first_file_is_gone(tmp_path):
+    read(tmp_path, as_csv([row(better="A")]), "anna (1).csv")
+    assert len(faults(tmp_path, as_csv([row(better="B")]), "anna (2).csv")) == 1
+
+
+def test_a_file_is_refused_that_holds_what_another_does_whatever_its_name(tmp_path):
+    read(tmp_path, as_csv([row()]))
+    expected = (
+        "{} and anna.csv hold the same, to the byte. Remove one; if two raters did agree on all, write so under note "
+        "in one of the files."
+    )
+    assert faults(tmp_path, as_csv([row()]), "berta.csv") == [expected.format("berta.csv")]
+    (tmp_path / "berta.csv").unlink()
+    assert faults(tmp_path, as_csv([row()]), "anna (1).csv") == [expected.format("anna (1).csv")]
+    (tmp_path / "anna (1).csv").unlink()
+    assert len(read(tmp_path, as_csv([row(note="as anna says")]), "berta.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        *(("better", word) for word in ("equal", "一样", "yes", "1", "AB")),
+        *(("A_safe", word) for word in ("ja", "nein", "是", "否", "tie", "1", "A")),
+    ],
+)
+def test_a_word_that_the_sheet_does_not_offer_is_not_guessed_at(tmp_path, name, written):
+    (fault,) = faults(tmp_path, as_csv([row() | {name: written}], lineterminator="\n"))
+    assert fault.startswith(f'anna.csv:2: {name} is "{written}". Write ')
+
+
+def test_what_spreadsheets_and_file_managers_leave_is_no_rating(tmp_path):
+    for name in (".~lock.anna.csv#", "~$anna.csv", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"\x00x")
     assert len(read(tmp_path, as_csv([row()]))) == 1
