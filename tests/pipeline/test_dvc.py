@@ -78,7 +78,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         made,
         base={"name": "tiny"},
         train={"lr": 5e-3, "max_steps": 4, "evals_per_epoch": 1},
-        evaluate={"max_new_tokens": 4, "resamples": 100},
+        evaluate={"max_new_tokens": 4, "resamples": 100, "known_rows": 4},
         merge={"gates": []},
     )
     for command in (
