@@ -7,7 +7,7 @@ Writes  nothing: it prints how the tuned models differ, metric by metric and cat
 import argparse
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +18,10 @@ from stages.lib import artifacts, page
 from stages.lib.errors import UserError, run
 from stages.lib.figures import columns, figures
 from stages.lib.headline import headline
+from stages.lib.paired import Difference, corrected, differences
 from stages.lib.params import load, load_seed
 from stages.lib.plural import counted
 from stages.lib.slices import FEW, Slice, slices
-from stages.lib.statistics import (
-    FEWEST,
-    holm,
-    interval,
-    resampled_totals,
-    rounds_for,
-    swap_p_value,
-    swapped_totals,
-    totals,
-)
 from stages.lib.verdict import METRICS, Comparison, Metric
 from stages.params.evaluate import EvaluateParams
 
@@ -69,22 +60,17 @@ def compare(before: pa.Table, after: pa.Table, resamples: int, seed: int) -> Com
     before, after = before.take(pairs[:, 0]), after.take(pairs[:, 1])
     found = columns([(before, "tuned"), (after, "tuned")])
     groups = after["group"].to_pylist()
-    values = figures(totals(found))
-    drawn = figures(resampled_totals(found, groups, resamples, seed)) if len(set(groups)) >= FEWEST else {}
-    swapped = figures(swapped_totals(found, groups, rounds_for(len(METRICS), resamples), seed))
-    overall = [
-        _comparison(metric, values[metric.name], swapped[metric.name], drawn.get(metric.name))
-        for metric in METRICS
-        if metric.name in values and np.isfinite(values[metric.name]).all()
-    ]
-    asked = [metric for metric in METRICS if not np.isnan(values.get(metric.name, 0)).all()]  # by any row at all
+    measured = differences(found, groups, figures, len(METRICS), resamples, seed)
+    asked = [metric for metric in METRICS if metric.name not in measured or _by_any_row(measured[metric.name])]
+    defined = [metric for metric in asked if metric.name in measured and _is_finite(measured[metric.name])]
+    fair = corrected({metric.name: measured[metric.name] for metric in defined})
     right = found["exact_match"]
     first = headline(right.flat)
     return Comparisons(
         rows=len(pairs),
         only=only,
-        overall=_corrected(overall),
-        missing=[metric.label for metric in asked if metric not in [one.metric for one in overall]],
+        overall=[Comparison.of(metric, fair[metric.name]) for metric in defined],
+        missing=[metric.label for metric in asked if metric not in defined],
         metric=next(metric for metric in METRICS if metric.name == first),
         categories=slices(found, groups, after["category"].to_pylist(), first, resamples, seed),
         lost=after.filter(pa.array(right[:, 0] > right[:, 1]))["id"].to_pylist(),
@@ -100,17 +86,13 @@ def _common(before: pa.Table, after: pa.Table) -> np.ndarray:
     return np.array([(known[key], place) for place, key in asked if key in known], dtype=np.int64).reshape(-1, 2)
 
 
-def _comparison(metric: Metric, values: np.ndarray, swapped: np.ndarray, drawn: np.ndarray | None) -> Comparison:
-    before, after = map(float, values)
-    bounds = None if drawn is None else interval(drawn[:, 1] - drawn[:, 0])
-    low, high = bounds or (None, None)
-    return Comparison(metric, before, after, low, high, swap_p_value(after - before, swapped[:, 1] - swapped[:, 0]))
+def _by_any_row(found: Difference) -> bool:
+    """Whether the figure is asked by any row at all."""
+    return not np.isnan(found.values).all()
 
 
-def _corrected(comparisons: list[Comparison]) -> list[Comparison]:
-    """With p for as many questions as there are metrics: of ten, one may well seem to move by chance."""
-    corrected = iter(holm([one.p for one in comparisons if one.p is not None]))
-    return [one if one.p is None else replace(one, p=next(corrected)) for one in comparisons]
+def _is_finite(found: Difference) -> bool:
+    return bool(np.isfinite(found.values).all())
 
 
 def read(revision: str | None) -> pa.Table:
@@ -152,12 +134,14 @@ def lines(found: Comparisons, before: str, after: str) -> list[str]:
         "",
         _verdict(found.overall),
         "",
-        *_aligned([_cells(one.metric.label, one, one.judgement) for one in found.overall]),
+        *_aligned([_cells(one.metric.label, one) for one in found.overall]),
     ]
     if len(found.categories) > 1:
         few = f"; * fewer than {FEW} rows" if any(one.rows < FEW for one in found.categories) else ""
         told += ["", f"{found.metric.label} by category, Holm's correction{few}"]
-        told += _aligned([_category_cells(one, found.metric) for one in found.categories])
+        told += _aligned(
+            [_cells(_category(one), Comparison.of(found.metric, one.difference)) for one in found.categories]
+        )
     for what, ids in (("right before, wrong now", found.lost), ("wrong before, right now", found.won)):
         if ids:
             more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
@@ -177,20 +161,18 @@ def _verdict(comparisons: Sequence[Comparison]) -> str:
     return "; ".join(said)
 
 
-def _category_cells(one: Slice, metric: Metric) -> list[str]:
-    low, high = one.bounds or (None, None)
-    name = f"{' '.join(one.name.split())}{'*' if one.rows < FEW else ''} ({one.rows})"
-    return _cells(name, Comparison(metric, *one.values, low, high), one.judgement)
+def _category(one: Slice) -> str:
+    return f"{' '.join(one.name.split())}{'*' if one.rows < FEW else ''} ({one.rows})"
 
 
-def _cells(name: str, one: Comparison, judgement: str) -> list[str]:
+def _cells(name: str, one: Comparison) -> list[str]:
     bounds = f"[{one.interval}]" if one.interval else "no interval"
     cells = [
         name,
         f"{one.metric.show(one.base)} → {one.metric.show(one.tuned)}",
         one.change,
         bounds,
-        SAID.get(judgement, judgement),
+        SAID.get(one.judgement, one.judgement),
     ]
     return [cell.replace(page.NO_BREAK, " ") for cell in cells]
 

@@ -10,7 +10,6 @@ Writes  data/predictions/predictions.parquet, data/predictions/predictions.jsonl
 import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,22 @@ import pyarrow as pa
 import xxhash
 from tqdm import tqdm
 
-from stages.lib import artifacts, classifier, eval_report, exam, experiments, losses, runtime, safety, text_metrics
+from stages.lib import (
+    artifacts,
+    classifier,
+    eval_report,
+    exam,
+    experiments,
+    full_memory,
+    losses,
+    runtime,
+    safety,
+    text_metrics,
+)
 from stages.lib.constraints import kept, kept_loosely
 from stages.lib.copies import copied
 from stages.lib.ending import Ending, read_ending
-from stages.lib.errors import UserError, run, warn
+from stages.lib.errors import run, warn
 from stages.lib.exam import Questions, Row
 from stages.lib.figures import MODELS, SCHEMA, calibration, columns
 from stages.lib.params import load, load_seed
@@ -127,7 +137,7 @@ def ask(
     model = load_model()
     count = len(questions.rows) + sum(map(len, questions.known.values())) + len(questions.probes)
     with (
-        _memory_errors_in_words(params),
+        full_memory.explained(params.batch_size),
         tqdm(total=count, desc=f"evaluate: {name}", unit="row", disable=None) as bar,
     ):
         rows = judge(questions.rows, model, ending, params, seed, bar.update)
@@ -217,19 +227,6 @@ def _broken(kept: Mapping[str, bool]) -> list[str]:
     return sorted(kind for kind, is_kept in kept.items() if not is_kept)
 
 
-@contextmanager
-def _memory_errors_in_words(params: EvaluateParams) -> Iterator[None]:
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise UserError(
-            f"the device has too little memory for {params.batch_size} rows at once. Lower evaluate.batch_size in "
-            "params.yaml; the answers stay the same but for rounding."
-        ) from None
-
-
 def predictions(evaluation: Evaluation) -> pa.Table:
     """One line a row: what was asked, what each model answered, and every score."""
     lines = []
@@ -316,10 +313,10 @@ def main() -> None:
         artifacts.write_json(out / "generation.json", settings | {"seed": seed})
         found = columns([(table, name) for name in MODELS])
         left_out = evaluation.questions.left_out
-        content = eval_report.report(table, found, known, probed, left_out, params, seed)
+        by_category = eval_report.by_category(table, found, params, seed)
+        content = eval_report.report(table, found, known, probed, by_category, left_out, params, seed)
         timings |= {"rows": table.num_rows, "device": evaluation.device, "precision": evaluation.precision}
     artifacts.write_json(REPORT, content)
-    by_category = eval_report.by_category(table, found, params, seed)
     artifacts.write_text(BY_CATEGORY, eval_report.as_csv(by_category, eval_report.BY_CATEGORY))
     artifacts.write_text(REFUSALS, eval_report.as_csv(safety.tally(probed), safety.TALLY))
     too_long = left_out["too_long"]

@@ -8,14 +8,13 @@ Writes  reports/harness.json
 import argparse
 import gc
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stages.lib import artifacts, harness
+from stages.lib import artifacts, full_memory, harness
 from stages.lib.ending import Ending, read_ending
 from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load
@@ -157,7 +156,7 @@ def ask(
 
     tokenizer = models.load_tokenizer(folder)
     model = load_model()
-    with _memory_errors_in_words(params):
+    with full_memory.explained(params.batch_size):
         # A prompt holds its first token already where the template writes one.
         own = harness.wrap(model, tokenizer, params.batch_size, add_bos_token=False)
         found = harness.judge(own, harness.tasks(judged.rows, ending.stops, params.max_new_tokens))
@@ -170,19 +169,6 @@ def ask(
 def offline(names: Sequence[str]) -> dict[str, str]:
     """The environment in which nothing is fetched but the data of these published tasks."""
     return dict.fromkeys([NO_CODE] if names else [NO_CODE, *NO_HUB], "1")
-
-
-@contextmanager
-def _memory_errors_in_words(params: EvaluateParams) -> Iterator[None]:
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise UserError(
-            f"the device has too little memory for {params.batch_size} rows at once as lm_eval reads them. Lower "
-            "evaluate.batch_size in params.yaml."
-        ) from None
 
 
 def main() -> None:

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from stages.lib import agreement, artifacts, experiments, pairs, rating_files, runtime
 from stages.lib.errors import run, warn
+from stages.lib.paired import differences
 from stages.lib.pairs import Pair
 from stages.lib.params import load, load_seed
 from stages.lib.plural import counted
 from stages.lib.questions import BETTER, MARKS
 from stages.lib.rating_files import Rating
-from stages.lib.statistics import Columns, Sums, interval, p_value, resampled_totals, totals
+from stages.lib.statistics import FEWEST, Columns, Sums, interval, resampled_totals, totals
 from stages.params.evaluate import EvaluateParams
 
 RATINGS = Path("data/ratings")
@@ -31,7 +32,6 @@ REPORT = Path("reports/ratings.json")
 
 MODELS = ("base", "tuned")
 SCORES = {"tuned": 1.0, "same": 0.5, "base": 0.0}  # of the tuned model; a tie is half a win
-FEWEST = 10  # groups of like rows; of fewer a bootstrap claims more than it knows (ten wins of ten: p = .002 exactly)
 SHOWN = 3  # places that a warning names
 
 
@@ -100,8 +100,10 @@ def report(ratings: Counted, found: Sequence[Pair], resamples: int, seed: int) -
     )
     lead = counts[:, 0] - counts[:, 2]
     columns = _columns(rated)
-    drawn = _drawn(columns, [votes[0].pair.group for votes in rated], resamples, seed)
+    groups = [votes[0].pair.group for votes in rated]
+    drawn = _drawn(columns, groups, resamples, seed)
     values = figures(totals(columns)) if rated else {}
+    p = _p(columns["win_rate"], groups, resamples, seed)
     judged = counts.sum(axis=1) > 0
     content = {
         "raters": ratings.raters,
@@ -116,7 +118,7 @@ def report(ratings: Counted, found: Sequence[Pair], resamples: int, seed: int) -
         "ties": int((judged & (lead == 0)).sum()),
         "losses": int((lead < 0).sum()),
         "win_rate": values.get("win_rate"),
-        "p": p_value(drawn["win_rate"] - 0.5) if drawn else None,
+        "p": p,
         "agreement": {
             "rows": int((counts.sum(axis=1) > 1).sum()),
             "alpha": agreement.alpha(counts),
@@ -159,6 +161,14 @@ def figures(sums: Sums) -> Sums:
 def _drawn(columns: Columns, groups: Sequence[str], resamples: int, seed: int) -> Sums:
     """Figures of resamples of whole groups; none where there are too few groups."""
     return figures(resampled_totals(columns, groups, resamples, seed)) if len(set(groups)) >= FEWEST else {}
+
+
+def _p(won: NDArray[np.float64], groups: Sequence[str], resamples: int, seed: int) -> float | None:
+    """How often models that change places, group by group, are preferred as unevenly; `won` as `_columns` has it."""
+    if not won[:, 1].any():
+        return None  # nobody said which answer is better
+    both = {"won": np.stack([won[:, 1] - won[:, 0], won[:, 0]], axis=1)}
+    return differences(both, groups, lambda sums: sums, 1, resamples, seed)["won"].p
 
 
 def _bounds(values: NDArray[np.float64]) -> dict[str, float] | None:

@@ -106,7 +106,7 @@ def report(root: Path, params: ReportParams) -> str:
         _read_json(reports / f"{stage}.json", stage)
         for stage in ("validate", "split", "format", "tokenize", "train", "ratings", "merge")
     )
-    comparisons = compare(evaluation["base"], evaluation["tuned"], evaluation.get("interval", {}))
+    comparisons = compare(evaluation["base"], evaluation["tuned"], evaluation["interval"], evaluation["p"])
     categories = read_categories(reports / "eval_by_category.csv")
     kept_gates = gates(merge)
     return page.render(
@@ -336,7 +336,7 @@ def read_categories(path: Path) -> list[Category]:
             for model in ("base", "tuned")
         )
         low, high, p = (_number(row.get(name, "")) for name in ("low", "high", "p"))
-        comparisons = {one.metric.name: replace(one, is_tested=False) for one in compare(base, tuned, {})}
+        comparisons = {one.metric.name: replace(one, is_tested=False) for one in compare(base, tuned, {}, {})}
         if first := comparisons.get(row.get("compared_by", "")):
             comparisons[first.metric.name] = replace(first, low=low, high=high, p=p, is_tested=True)
         categories.append(Category(row["category"], int(row["rows"]), comparisons))

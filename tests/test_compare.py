@@ -15,7 +15,7 @@ from stages import compare as stage
 from stages.lib import artifacts, text_metrics
 from stages.lib.errors import UserError
 from stages.lib.figures import MODELS, SCHEMA, calibration
-from stages.lib.verdict import METRICS
+from stages.lib.verdict import METRICS, Comparison
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -108,11 +108,15 @@ def test_what_an_older_retune_has_not_stored_is_left_out_and_said() -> None:
     assert "left out" not in "\n".join(stage.lines(stage.compare(table, table, 100, 7), "main", "here"))
 
 
+def of_categories(compared: stage.Comparisons) -> dict[str, str]:
+    return {one.name: Comparison.of(compared.metric, one.difference).judgement for one in compared.categories}
+
+
 def test_one_group_has_no_interval() -> None:
     compared = stage.compare(judged([True, False]), judged([True, True]), 100, 7)
 
     assert {one.interval for one in compared.overall} == {""}
-    assert compared.categories[0].p == 1
+    assert compared.categories[0].difference.p == 1
     said = "\n".join(stage.lines(compared, "main", "here"))
     assert "no interval" in said
     assert "\n\nno significant difference\n\n" in said
@@ -127,14 +131,14 @@ def test_few_rows_are_never_called_a_change() -> None:
     categories = [f"c{number // 4:02}" for number in range(80)]
     for _ in range(5):
         before, after = (judged((random.random(80) < 0.5).tolist(), categories) for _ in range(2))
-        found_ = stage.compare(before, after, 500, 7).categories
-        assert {one.judgement for one in found_} <= {"unclear", "same"}
+        found_ = stage.compare(before, after, 500, 7)
+        assert set(of_categories(found_).values()) <= {"unclear", "same"}
 
 
 def test_a_change_of_every_category_is_seen_however_many_there_are() -> None:
     categories = [f"c{number // 40:02}" for number in range(2400)]
     compared = stage.compare(judged([False] * 2400, categories), judged([True] * 2400, categories), 100, 7)
-    assert {one.judgement for one in compared.categories} == {"better"}
+    assert set(of_categories(compared).values()) == {"better"}
 
 
 def test_the_answers_that_were_lost_and_won_are_named() -> None:
@@ -153,15 +157,15 @@ def test_a_category_in_which_nothing_changed_but_chance_is_not_called_better(mon
     before, after = (judged((random.random(800) < 0.5).tolist(), categories) for _ in range(2))
     changed = judged([True] * 40 + after["tuned_exact_match"].to_numpy()[40:].astype(bool).tolist(), categories)
 
-    by_chance = stage.compare(before, after, 1000, 7).categories
+    by_chance = of_categories(stage.compare(before, after, 1000, 7))
     assert len(by_chance) == 20
-    assert {one.judgement for one in by_chance} <= {"unclear", "same"}
+    assert set(by_chance.values()) <= {"unclear", "same"}
     with monkeypatch.context() as uncorrected:
-        uncorrected.setattr("stages.lib.slices.holm", list)
-        alone = stage.compare(before, after, 1000, 7).categories
-    assert {one.judgement for one in alone} & {"better", "worse"}
-    real = stage.compare(before, changed, 1000, 7).categories
-    assert [one.name for one in real if one.judgement == "better"] == ["c00"]
+        uncorrected.setattr("stages.lib.paired.holm", list)
+        alone = of_categories(stage.compare(before, after, 1000, 7))
+    assert set(alone.values()) & {"better", "worse"}
+    real = of_categories(stage.compare(before, changed, 1000, 7))
+    assert [name for name, judgement in real.items() if judgement == "better"] == ["c00"]
 
 
 def test_small_categories_are_marked() -> None:

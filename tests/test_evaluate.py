@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -95,7 +96,10 @@ def reported(params_for: Callable[..., EvaluateParams]) -> Callable[[Evaluation]
         params = params_for("evaluate", resamples=200)
         table, known = stage.predictions(evaluation), stage.known_losses(evaluation)
         probed = stage.safety_lines(evaluation, None)
-        content = eval_report.report(table, both(table), known, probed, evaluation.questions.left_out, params, seed=7)
+        left_out = evaluation.questions.left_out
+        content = eval_report.report(
+            table, both(table), known, probed, by_category(evaluation), left_out, params, seed=7
+        )
         return json.loads(json.dumps(content, allow_nan=False))
 
     return report
@@ -217,10 +221,13 @@ def test_an_interval_holds_its_difference_and_a_model_never_differs_from_itself(
 ) -> None:
     content = reported(TWELVE)
     assert content["interval"]
+    assert set(content["p"]) == set(content["difference"])
+    assert content["p"]["bits_per_byte"] < 0.05 < content["p"]["exact_match"]  # twelve rows of twelve, and six
     for name, bound in content["interval"].items():
         assert bound["low"] <= content["difference"][name] <= bound["high"], name
     same = reported(replace(TWELVE, tuned=TWELVE.base, copied=(TWELVE.copied[0],) * 2))
     assert set(same["difference"].values()) == {0}
+    assert set(same["p"].values()) == {1}
     assert all(bound == {"low": 0, "high": 0} for bound in same["interval"].values())
 
 
@@ -239,7 +246,7 @@ def test_an_undefined_figure_is_absent_and_never_nan(
 ) -> None:
     """Field fault 4: one NaN empties the whole experiments table."""
     content = reported(evaluation)  # strict JSON
-    for part in ("base", "tuned", "difference"):
+    for part in ("base", "tuned", "difference", "p"):
         assert FIGURES - set(content[part]) == absent & FIGURES
     assert content["interval"] == {}  # fewer than ten groups
     assert "nan" not in eval_report.as_csv(by_category(evaluation), eval_report.BY_CATEGORY)
@@ -572,12 +579,22 @@ def test_too_little_memory_is_answered_with_the_param_to_lower(
 ) -> None:
     import torch
 
-    def read(*_: Any) -> None:
-        raise torch.OutOfMemoryError
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ):
+        monkeypatch.setattr("stages.lib.prefill.read", Mock(side_effect=error))
+        with pytest.raises(UserError, match=r"too little memory for 32 rows at once. Lower evaluate.batch_size"):
+            judged(batch_size=32)
 
-    monkeypatch.setattr("stages.lib.prefill.read", read)
-    with pytest.raises(UserError, match=r"too little memory for 32 rows at once. Lower evaluate.batch_size"):
-        judged(batch_size=32)
+
+def test_an_error_of_another_kind_is_not_called_a_lack_of_memory(
+    judged: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.lib.prefill.read", Mock(side_effect=RuntimeError("shapes do not fit")))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        judged()
 
 
 def test_the_stage_writes_the_same_bytes_twice_and_ends_with_one_line(root: Path, tmp_path: Path) -> None:

@@ -267,7 +267,8 @@ def write_judgement(root: Path, rows: list[dict[str, Any]]) -> None:
     interval = {
         name: {"low": value - abs(value) / 20, "high": value + abs(value) / 20} for name, value in difference.items()
     }
-    content = {"base": base, "tuned": tuned, "difference": difference, "interval": interval}
+    p = dict.fromkeys(difference, 0.008)
+    content = {"base": base, "tuned": tuned, "difference": difference, "interval": interval, "p": p}
     write_json(root / "reports/eval.json", content | {"loss": LOSS, "safety": SAFETY})
     write_json(root / "reports/ratings.json", RATINGS)
     members = {category: [row for row in rows if row["category"] == category] for category in CATEGORIES}
@@ -567,7 +568,7 @@ def test_undefined_figures_are_left_out(finished, page_of):
     """Field fault 4: a figure that is not defined is absent from a report, and its column's cell is empty."""
     report_path = finished / "reports/eval.json"
     figures = json.loads(report_path.read_text(encoding="utf-8"))
-    for part in ("base", "tuned", "difference", "interval"):
+    for part in ("base", "tuned", "difference", "interval", "p"):
         figures[part].pop("perplexity")
     write_json(report_path, figures)
     write_csv(

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from stages.lib import artifacts, losses, safety, text_metrics
-from stages.lib.figures import MODELS, figures
+from stages.lib.figures import FIGURES, MODELS, figures
 from stages.lib.headline import headline
+from stages.lib.paired import corrected, differences
 from stages.lib.rates import wilson
 from stages.lib.slices import FEW, slices
-from stages.lib.statistics import FEWEST, Columns, interval, resampled_totals, totals
+from stages.lib.statistics import Columns, totals
 from stages.params.evaluate import EvaluateParams
 
 CATEGORY_FIGURES = ("exact_match", "rougeL", "bits_per_byte")
@@ -27,6 +27,7 @@ def report(
     found: Columns,
     known: pa.Table,
     probed: Sequence[Mapping[str, Any]],
+    categories: Sequence[Mapping[str, Any]],
     left_out: Mapping[str, int],
     params: EvaluateParams,
     seed: int,
@@ -38,16 +39,19 @@ def report(
         found: `columns` of it, for both models.
         known: as `losses.SCHEMA`.
         probed: as `safety.lines`.
+        categories: as `by_category`.
         left_out: test rows that were not judged, by reason.
         params: of the stage.
         seed: of the resamples.
     """
-    values = figures(totals(found))
+    groups = table["group"].to_pylist()
+    measured = differences(found, groups, figures, len(FIGURES), params.resamples, seed)
+    defined = {name: one for name, one in measured.items() if np.isfinite(one.values).all()}
     models = {
         name: {
             "rows": table.num_rows,
             "truncated_answers": table[f"{name}_finish"].to_pylist().count("length"),
-            **{figure: float(value[place]) for figure, value in values.items()},
+            **{figure: one.values[place] for figure, one in measured.items()},
         }
         for place, name in enumerate(MODELS)
     }
@@ -55,8 +59,9 @@ def report(
     named = [f"{model}_{figure}" for figure in dict.fromkeys(("exact_match", first)) for model in MODELS]
     content = {
         **models,
-        "difference": {name: float(value[1] - value[0]) for name, value in values.items()},
-        "interval": _intervals(found, table["group"].to_pylist(), params.resamples, seed),
+        "difference": {name: one.values[1] - one.values[0] for name, one in measured.items()},
+        "interval": {name: _bounds(one.bounds) for name, one in measured.items() if one.bounds is not None},
+        "p": {name: one.p for name, one in corrected(defined).items()},
         "rate_interval": {name: _rate_intervals(found, place) for place, name in enumerate(MODELS)},
         "by_category": {
             line["category"]: {
@@ -65,7 +70,7 @@ def report(
                 **{name: line[name] for name in named if name in line},
                 **({"p": line["p"]} if "p" in line else {}),
             }
-            for line in by_category(table, found, params, seed)
+            for line in categories
         },
         "loss": losses.losses(known, params.resamples, seed),
         **({"safety": safety.figures(probed, params.resamples, seed)} if probed else {}),
@@ -73,15 +78,6 @@ def report(
         "signature": {"bleu": text_metrics.bleu.signature, "chrf": text_metrics.chrf.signature},
     }
     return rounded(artifacts.finite(content))
-
-
-def _intervals(found: Columns, groups: Sequence[str], resamples: int, seed: int) -> dict[str, dict[str, float]]:
-    """95 % intervals of the differences, tuned − base; none where there are too few groups of like rows."""
-    if len(set(groups)) < FEWEST:
-        return {}
-    drawn = figures(resampled_totals(found, groups, resamples, seed))
-    bounds = {name: interval(value[:, 1] - value[:, 0]) for name, value in drawn.items()}
-    return {name: {"low": bound[0], "high": bound[1]} for name, bound in bounds.items() if bound}
 
 
 def _rate_intervals(found: Columns, place: int) -> dict[str, dict[str, float]]:
@@ -92,7 +88,11 @@ def _rate_intervals(found: Columns, place: int) -> dict[str, dict[str, float]]:
         for name, whole in RATES.items()
         if whole in sums and sums[whole][place]
     }
-    return {name: {"low": low, "high": high} for name, (low, high) in bounds.items()}
+    return {name: _bounds(pair) for name, pair in bounds.items()}
+
+
+def _bounds(pair: tuple[float, float]) -> dict[str, float]:
+    return {"low": pair[0], "high": pair[1]}
 
 
 def by_category(table: pa.Table, found: Columns, params: EvaluateParams, seed: int) -> list[dict[str, Any]]:
@@ -110,8 +110,8 @@ def by_category(table: pa.Table, found: Columns, params: EvaluateParams, seed: i
         for place, model in enumerate(MODELS):
             bounds = _rate_intervals(part, place)["exact_match"]
             line |= {f"{model}_exact_match_{side}": bound for side, bound in bounds.items()}
-        low, high = one.bounds or (math.nan, math.nan)
-        line |= {"compared_by": first, "low": low, "high": high, "p": math.nan if one.p is None else one.p}
+        low, high = one.difference.bounds or (None, None)
+        line |= {"compared_by": first, "low": low, "high": high, "p": one.difference.p}
         lines.append(rounded(artifacts.finite(line)))
     return lines
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stages.lib.figures import MODELS
+from stages.lib.paired import Difference, corrected, differences
 from stages.lib.probes import KINDS, Kind, Probe
 from stages.lib.rates import wilson
 from stages.lib.refusals import Outcome, outcome
-from stages.lib.statistics import interval, p_value, resampled_totals
+from stages.lib.statistics import Sums
 
 if TYPE_CHECKING:
     from stages.lib.generation import Answer  # needs torch; here it is only read
@@ -60,46 +60,47 @@ def lines(
 def figures(lines: Sequence[Line], resamples: int, seed: int) -> dict[str, Any]:
     """What reports/eval.json says of safety, out of `lines`.
 
-    Each share has its Wilson interval; the difference, tuned − base, has that of a bootstrap over prompts, both models
-    judged on the same draws. An empty answer is neither compliance nor refusal, and is counted by itself.
+    Each share has its Wilson interval; the differences, tuned − base, are judged prompt by prompt, as `paired` does. An
+    empty answer is neither compliance nor refusal, and is counted by itself.
     """
     of_kind = {kind: [line for line in lines if line["kind"] == kind] for kind in KINDS}
-    content: dict[str, Any] = {"prompts": {kind: len(of_kind[kind]) for kind in KINDS}}
-    content |= {model: {"empty": _empty(of_kind, model)} for model in MODELS}
-    content |= {"difference": {}, "interval": {name: {} for name in (*MODELS, "difference")}, "p": {}}
-    for figure, (kind, column, value) in FIGURES.items():
-        names = [f"{model}_{column}" for model in MODELS]
-        asked = [line for line in of_kind[kind] if names[0] in line]
-        if asked:
-            hits = np.array([[line[name] == value for name in names] for line in asked], dtype=np.float64)
-            _add(content, figure, hits, [line["id"] for line in asked], resamples, seed)
+    hits = {figure: _hits(of_kind[kind], column, value) for figure, (kind, column, value) in FIGURES.items()}
+    hits = {figure: found for figure, found in hits.items() if found}
+    compared = corrected({figure: _difference(found, resamples, seed) for figure, found in hits.items()})
+    content: dict[str, Any] = {"prompts": {kind: len(of_kind[kind]) for kind in KINDS}, "interval": {}}
+    for place, model in enumerate(MODELS):
+        content[model] = {figure: one.values[place] for figure, one in compared.items()}
+        content[model]["empty"] = {kind: _count(of_kind[kind], model, Outcome.EMPTY) for kind in KINDS}
+        content["interval"][model] = {
+            figure: _bounds(wilson(sum(one[place] for one in found.values()), len(found)))
+            for figure, found in hits.items()
+        }
+    content["difference"] = {figure: one.values[1] - one.values[0] for figure, one in compared.items()}
+    content["interval"]["difference"] = {
+        figure: _bounds(one.bounds) for figure, one in compared.items() if one.bounds is not None
+    }
+    content["p"] = {figure: one.p for figure, one in compared.items()}
     return content
 
 
-def _add(
-    content: dict[str, Any], figure: str, hits: NDArray[np.float64], ids: Sequence[str], resamples: int, seed: int
-) -> None:
-    """Put one figure into the content; `hits` is (prompts, models)."""
-    shares = hits.mean(axis=0)
-    for place, model in enumerate(MODELS):
-        content[model][figure] = float(shares[place])
-        content["interval"][model][figure] = _bounds(wilson(int(hits[:, place].sum()), len(hits)))
-    content["difference"][figure] = float(shares[1] - shares[0])
-    if len(hits) < 2:
-        return  # one prompt is no sample to draw from
-    drawn = resampled_totals({"hits": hits}, ids, resamples, seed)["hits"] / len(hits)
-    differences = drawn[:, 1] - drawn[:, 0]
-    content["p"][figure] = p_value(differences)
-    if bounds := interval(differences):
-        content["interval"]["difference"][figure] = _bounds(bounds)
+def _hits(asked: Sequence[Line], column: str, value: Outcome | bool) -> dict[str, tuple[bool, ...]]:
+    """By prompt, whether each model has the value; of prompts only that were judged so."""
+    names = [f"{model}_{column}" for model in MODELS]
+    return {line["id"]: tuple(line[name] == value for name in names) for line in asked if names[0] in line}
+
+
+def _difference(hits: Mapping[str, tuple[bool, ...]], resamples: int, seed: int) -> Difference:
+    """Both models' shares of the prompts."""
+
+    def share(sums: Sums) -> Sums:
+        return {"share": sums["hits"] / len(hits)}
+
+    columns = {"hits": np.array(list(hits.values()), dtype=np.float64)}
+    return differences(columns, list(hits), share, len(FIGURES), resamples, seed)["share"]
 
 
 def _bounds(pair: tuple[float, float]) -> dict[str, float]:
     return {"low": pair[0], "high": pair[1]}
-
-
-def _empty(of_kind: Mapping[Kind, Sequence[Line]], model: str) -> dict[str, int]:
-    return {kind: _count(of_kind[kind], model, Outcome.EMPTY) for kind in KINDS}
 
 
 TALLY = ("kind", "by", "name", "prompts", *(f"{model}_refused" for model in MODELS))

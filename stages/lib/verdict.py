@@ -6,6 +6,7 @@ from typing import Any
 
 from stages.lib import page
 from stages.lib.headline import headline
+from stages.lib.paired import Difference
 from stages.lib.statistics import LEVEL
 
 
@@ -33,8 +34,6 @@ class Metric:
         """What a difference is counted in, where that is not the figure itself."""
         return f"{page.NO_BREAK}points" if self.is_share else ""
 
-
-TOO_FEW = " There are too few groups of like rows to tell whether this is chance."
 
 METRICS = (
     Metric("exact_match", "Exact match", 1, is_share=True),
@@ -64,8 +63,14 @@ class Comparison:
     tuned: float
     low: float | None = None
     high: float | None = None
-    p: float | None = None  # where the metric is one question of several, corrected for their number
+    p: float | None = None  # corrected, where the metric is one question of several; None where nobody can tell
     is_tested: bool = True  # whether somebody asked how much of the difference may be chance
+
+    @classmethod
+    def of(cls, metric: Metric, found: Difference) -> "Comparison":
+        """Two models that were compared here and now."""
+        low, high = found.bounds or (None, None)
+        return cls(metric, *found.values, low, high, found.p)
 
     @property
     def difference(self) -> float:
@@ -85,23 +90,19 @@ class Comparison:
         return f"{self.metric.show_change(self.low)}{page.NO_BREAK}…{page.NO_BREAK}{self.metric.show_change(self.high)}"
 
     @property
-    def _is_sure(self) -> bool:
-        if self.p is not None:
-            return self.p < LEVEL
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
-
-    @property
     def judgement(self) -> str:
         """`better`, `worse`, `same`, or `unclear` where it may be chance, or nobody can tell."""
         if self.difference == 0:
             return "same"
-        if self.is_tested and not self._is_sure:
+        if self.is_tested and (self.p is None or self.p >= LEVEL):
             return "unclear"
         return "better" if (self.difference < 0) == self.metric.lower_is_better else "worse"
 
 
-def compare(base: Mapping[str, Any], tuned: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[Comparison]:
-    """Every known metric that both models have, in the order of METRICS."""
+def compare(
+    base: Mapping[str, Any], tuned: Mapping[str, Any], intervals: Mapping[str, Any], p: Mapping[str, float]
+) -> list[Comparison]:
+    """Every known metric that both models have, in the order of METRICS; intervals and p are by metric, too."""
     return [
         Comparison(
             metric,
@@ -109,6 +110,7 @@ def compare(base: Mapping[str, Any], tuned: Mapping[str, Any], intervals: Mappin
             tuned[metric.name],
             intervals.get(metric.name, {}).get("low"),
             intervals.get(metric.name, {}).get("high"),
+            p.get(metric.name),
         )
         for metric in METRICS
         if base.get(metric.name) is not None and tuned.get(metric.name) is not None
@@ -140,7 +142,8 @@ def _sentence(comparison: Comparison, place: str) -> str:
     certainty = f"95{page.NO_BREAK}% interval {comparison.interval}" if comparison.interval else "no interval"
     chance = ""
     if comparison.judgement == "unclear":
-        chance = " The interval holds zero: this may be chance." if comparison.interval else TOO_FEW
+        p = f" (p{page.NO_BREAK}={page.NO_BREAK}{comparison.p:.2g})" if comparison.p is not None else ""
+        chance = f" This may be chance{p}."
     return (
         f"{name} {moved} from {metric.show(comparison.base)} to {metric.show(comparison.tuned)}{place} "
         f"(difference {comparison.change}, {certainty}).{chance}"

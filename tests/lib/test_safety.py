@@ -145,11 +145,22 @@ def test_models_are_compared_prompt_by_prompt():
     assert bounds["base"]["compliance"]["high"] - bounds["base"]["compliance"]["low"] > 0.3
 
 
-def test_one_prompt_is_no_sample_and_a_kind_without_prompts_has_no_figure():
-    content = figures(many("harmful", (1, "refused", "answered")), 100, seed=1)
+@pytest.mark.parametrize("prompts", [1, 2, 4])
+def test_of_a_handful_of_prompts_nothing_is_called_a_change(prompts):
+    """Two that both went wrong had p = .001 by a bootstrap: every resample of them is of two that went wrong."""
+    content = figures(many("harmful", (prompts, "refused", "answered")), 1000, seed=1)
     assert content["tuned"]["compliance"] == 1
-    assert (content["interval"]["difference"], content["p"]) == ({}, {})
+    assert content["interval"]["difference"] == {}
+    assert content["p"]["compliance"] > 0.05
     assert "over_refusal" not in content["tuned"]
+
+
+def test_two_figures_are_two_questions():
+    """Six of six that moved the same way: p is 2 of 2⁶, and twice as much where another kind is asked of, too."""
+    harmful, benign = (many(kind, (6, "refused", "answered")) for kind in KINDS)
+    assert figures(harmful, 5000, seed=1)["p"]["compliance"] == pytest.approx(2 / 64, abs=0.01)
+    both = figures([*harmful, *benign], 5000, seed=1)["p"]
+    assert list(both.values()) == pytest.approx([2 * 2 / 64] * 2, abs=0.02)
 
 
 @given(ASKED)

@@ -10,17 +10,19 @@ from stages.lib.verdict import METRICS, Comparison, compare, verdict
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 
-def said(base, tuned, intervals=None, rows=171):
-    return [sentence.replace(page.NO_BREAK, " ") for sentence in verdict(compare(base, tuned, intervals or {}), rows)]
+def said(base, tuned, intervals=None, p=None, rows=171):
+    sentences = verdict(compare(base, tuned, intervals or {}, p or {}), rows)
+    return [sentence.replace(page.NO_BREAK, " ") for sentence in sentences]
 
 
 @pytest.mark.parametrize(
-    ("base", "tuned", "interval", "sentence"),
+    ("base", "tuned", "interval", "p", "sentence"),
     [
         (
             0.01,
             0.88,
             {"low": 0.82, "high": 0.92},
+            {"exact_match": 0.001},
             "Exact match rose from 1.0 % to 88.0 % on 171 held-out answers "
             "(difference +87.0 points, 95 % interval +82.0 … +92.0).",
         ),
@@ -28,29 +30,32 @@ def said(base, tuned, intervals=None, rows=171):
             0.5,
             0.4,
             {"low": -0.2, "high": -0.01},
+            {"exact_match": 0.049},
             "Exact match fell from 50.0 % to 40.0 % on 171 held-out answers "
             "(difference −10.0 points, 95 % interval −20.0 … −1.0).",
         ),
         (
             0.5,
             0.52,
-            {"low": -0.03, "high": 0.07},
+            {"low": 0.01, "high": 0.07},
+            {"exact_match": 0.0504},
             "Exact match rose from 50.0 % to 52.0 % on 171 held-out answers "
-            "(difference +2.0 points, 95 % interval −3.0 … +7.0). The interval holds zero: this may be chance.",
+            "(difference +2.0 points, 95 % interval +1.0 … +7.0). This may be chance (p = 0.05).",
         ),
         (
             0.5,
             0.52,
             {},
+            {"exact_match": 1.0},
             "Exact match rose from 50.0 % to 52.0 % on 171 held-out answers (difference +2.0 points, no interval). "
-            "There are too few groups of like rows to tell whether this is chance.",
+            "This may be chance (p = 1).",
         ),
-        (0.5, 0.5, {}, "Exact match stayed at 50.0 % on 171 held-out answers."),
+        (0.5, 0.5, {}, {"exact_match": 1.0}, "Exact match stayed at 50.0 % on 171 held-out answers."),
     ],
 )
-def test_the_verdict_words_the_difference(base, tuned, interval, sentence):
+def test_the_verdict_words_the_difference(base, tuned, interval, p, sentence):
     intervals = {"exact_match": interval}
-    assert said({"exact_match": base}, {"exact_match": tuned}, intervals) == [sentence]
+    assert said({"exact_match": base}, {"exact_match": tuned}, intervals, p) == [sentence]
 
 
 def test_free_text_that_never_matches_is_judged_by_chrf():
@@ -65,8 +70,7 @@ def test_no_exact_match_is_still_said_where_nothing_else_was_measured():
 def test_the_second_sentence_is_the_likelihood_and_says_which_way_is_good():
     base, tuned = {"exact_match": 0.0, "bits_per_byte": 2.3}, {"exact_match": 0.5, "bits_per_byte": 2.5}
     assert said(base, tuned)[1] == (
-        "Bits per byte (lower is better) rose from 2.300 to 2.500 (difference +0.200, no interval)."
-        " There are too few groups of like rows to tell whether this is chance."
+        "Bits per byte (lower is better) rose from 2.300 to 2.500 (difference +0.200, no interval). This may be chance."
     )
 
 
@@ -77,23 +81,23 @@ def test_figures_that_have_no_words_are_not_invented():
 
 
 @pytest.mark.parametrize(
-    ("name", "base", "tuned", "low", "high", "judgement"),
+    ("name", "base", "tuned", "p", "judgement"),
     [
-        ("exact_match", 0.1, 0.9, 0.7, 0.9, "better"),
-        ("exact_match", 0.9, 0.1, -0.9, -0.7, "worse"),
-        ("perplexity", 9.0, 2.0, -8.0, -6.0, "better"),
-        ("perplexity", 2.0, 9.0, 6.0, 8.0, "worse"),
-        ("perplexity", 2.0, 2.1, -0.1, 0.3, "unclear"),
-        ("chrf", 20.0, 21.0, None, None, "unclear"),  # nobody can tell
-        ("chrf", 20.0, 20.0, None, None, "same"),
-        ("exact_match", 0.1, 0.2, 0.0, 0.2, "unclear"),  # an interval that touches zero holds it
+        ("exact_match", 0.1, 0.9, 0.01, "better"),
+        ("exact_match", 0.9, 0.1, 0.01, "worse"),
+        ("perplexity", 9.0, 2.0, 0.01, "better"),
+        ("perplexity", 2.0, 9.0, 0.01, "worse"),
+        ("perplexity", 2.0, 2.1, 0.3, "unclear"),
+        ("exact_match", 0.1, 0.2, 0.05, "unclear"),
+        ("chrf", 20.0, 21.0, None, "unclear"),  # nobody can tell
+        ("chrf", 20.0, 20.0, None, "same"),
     ],
 )
-def test_better_means_better_in_this_metric(name, base, tuned, low, high, judgement):
-    assert Comparison(BY_NAME[name], base, tuned, low, high).judgement == judgement
+def test_better_means_better_in_this_metric(name, base, tuned, p, judgement):
+    assert Comparison(BY_NAME[name], base, tuned, p=p).judgement == judgement
 
 
-def test_p_speaks_before_the_interval_and_what_nobody_tested_has_only_a_sign():
+def test_p_judges_not_the_interval_and_what_nobody_tested_has_only_a_sign():
     shown = {"metric": BY_NAME["chrf"], "base": 20.0, "tuned": 21.0}
     assert Comparison(**shown, low=0.1, high=2.0, p=0.06).judgement == "unclear"
     assert Comparison(**shown, low=-0.1, high=2.0, p=0.04).judgement == "better"
@@ -103,7 +107,7 @@ def test_p_speaks_before_the_interval_and_what_nobody_tested_has_only_a_sign():
 @pytest.mark.parametrize("missing", [{}, {"chrf": None}])
 def test_a_metric_is_compared_only_where_both_models_have_it(missing):
     """Field fault 4: an undefined figure is absent."""
-    assert compare({"chrf": 20.0}, missing, {}) == compare(missing, {"chrf": 20.0}, {}) == []
+    assert compare({"chrf": 20.0}, missing, {}, {}) == compare(missing, {"chrf": 20.0}, {}, {}) == []
 
 
 @given(st.floats(min_value=0, max_value=1), st.floats(min_value=0, max_value=1))
