@@ -38,7 +38,7 @@ from stages.lib.exam import Questions, Row
 from stages.lib.figures import MODELS, SCHEMA, calibration, columns
 from stages.lib.params import load, load_seed
 from stages.lib.pinned import BASE, load_pinned
-from stages.lib.plural import counted
+from stages.lib.plural import agree, counted
 from stages.lib.tokens import load_tokenizer
 from stages.params.evaluate import EvaluateParams, SafetyParams
 
@@ -289,7 +289,7 @@ def summary(content: Mapping[str, Any]) -> str:
     parts = [
         f"{counted(content['tuned']['rows'], 'row')} judged",
         *changes,
-        *([f"{cut:,} tuned answers cut off"] if cut else []),
+        *([f"{counted(cut, 'tuned answer')} cut off"] if cut else []),
     ]
     return f"evaluate: {' · '.join(parts)} → {PREDICTIONS}/"
 
@@ -321,7 +321,10 @@ def main() -> None:
     artifacts.write_text(REFUSALS, eval_report.as_csv(safety.tally(probed), safety.TALLY))
     too_long = left_out["too_long"]
     if too_long:
-        warn(f"{too_long:,} test rows are not judged: with an answer they are longer than the model can read.")
+        warn(
+            f"{counted(too_long, 'test row')} {agree(too_long, 'is', 'are')} not judged: longer, with an answer, than "
+            "the model can read."
+        )
     print(summary(content))
 
 
