@@ -6,7 +6,6 @@ Writes  nothing: it prints how the tuned models differ, metric by metric and cat
 
 import argparse
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +41,10 @@ class Comparisons:
     categories: list[Slice]
     lost: list[str]  # ids of rows answered right before, and wrong after
     won: list[str]
+
+    def of_category(self, one: Slice) -> Comparison:
+        """A category in the metric by which they are compared."""
+        return Comparison.of(self.metric, one.difference)
 
 
 def compare(before: pa.Table, after: pa.Table, resamples: int, seed: int) -> Comparisons:
@@ -115,6 +118,8 @@ def read(revision: str | None) -> pa.Table:
         raise UserError(
             f"{revision} is no revision of this repository. `git log` and `dvc exp show` name them."
         ) from None
+    except ImportError as error:  # the plugin of a remote
+        raise UserError(f"the predictions of {revision} cannot be fetched: {error}") from None
     except (DvcException, DataIndexError, FileNotFoundError):
         raise UserError(
             f"the predictions of {revision} are not at hand. Fetch them (`dvc fetch --run-cache`, or `git checkout "
@@ -132,16 +137,14 @@ def lines(found: Comparisons, before: str, after: str) -> list[str]:
         told.append(f"left out: {', '.join(found.missing)}, which the predictions of one do not hold or do not define")
     told += [
         "",
-        _verdict(found.overall),
+        _verdict(found),
         "",
         *_aligned([_cells(one.metric.label, one) for one in found.overall]),
     ]
     if len(found.categories) > 1:
         few = f"; * fewer than {FEW} rows" if any(one.rows < FEW for one in found.categories) else ""
         told += ["", f"{found.metric.label} by category, Holm's correction{few}"]
-        told += _aligned(
-            [_cells(_category(one), Comparison.of(found.metric, one.difference)) for one in found.categories]
-        )
+        told += _aligned([_cells(_category(one), found.of_category(one)) for one in found.categories])
     for what, ids in (("right before, wrong now", found.lost), ("wrong before, right now", found.won)):
         if ids:
             more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
@@ -149,20 +152,27 @@ def lines(found: Comparisons, before: str, after: str) -> list[str]:
     return told
 
 
-def _verdict(comparisons: Sequence[Comparison]) -> str:
+def _verdict(found: Comparisons) -> str:
     """The answer to the question, in one line."""
+    judged = [(one.metric.label, one.judgement) for one in found.overall]
+    if len(found.categories) > 1:
+        of = found.metric.label
+        judged += [(f"{of} in {_plain(one.name)}", found.of_category(one).judgement) for one in found.categories]
     changed = {
-        judgement: ", ".join(one.metric.label for one in comparisons if one.judgement == judgement)
-        for judgement in ("better", "worse")
+        judgement: ", ".join(label for label, of in judged if of == judgement) for judgement in ("better", "worse")
     }
     said = [f"{judgement} by more than chance: {labels}" for judgement, labels in changed.items() if labels]
     if not said:
-        return "the same" if all(one.judgement == "same" for one in comparisons) else "no significant difference"
+        return "the same" if all(judgement == "same" for _, judgement in judged) else "no significant difference"
     return "; ".join(said)
 
 
 def _category(one: Slice) -> str:
-    return f"{' '.join(one.name.split())}{'*' if one.rows < FEW else ''} ({one.rows})"
+    return f"{_plain(one.name)}{'*' if one.rows < FEW else ''} ({one.rows})"
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.split())
 
 
 def _cells(name: str, one: Comparison) -> list[str]:
@@ -185,6 +195,8 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 def _named(revision: str) -> str:
     if not revision:
         raise argparse.ArgumentTypeError("a revision has a name")
+    if ":" in revision or "^{" in revision:
+        raise argparse.ArgumentTypeError(f"{revision} names a file, a folder or the like, and no revision")
     return revision
 
 

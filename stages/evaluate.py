@@ -134,7 +134,8 @@ def ask(
     name: str,
 ) -> Said:
     """Ask one model everything. It is loaded here and gone afterwards: memory holds one at a time."""
-    model = load_model()
+    with full_memory.explained(1):
+        model = load_model()
     count = len(questions.rows) + sum(map(len, questions.known.values())) + len(questions.probes)
     with (
         full_memory.explained(params.batch_size),

@@ -155,7 +155,8 @@ def ask(
     from stages.lib import models
 
     tokenizer = models.load_tokenizer(folder)
-    model = load_model()
+    with full_memory.explained(1):
+        model = load_model()
     with full_memory.explained(params.batch_size):
         # A prompt holds its first token already where the template writes one.
         own = harness.wrap(model, tokenizer, params.batch_size, add_bos_token=False)
@@ -189,6 +190,11 @@ def main() -> None:
     ending = read_ending(PROMPTS / "template.json", pinned, tokenizer)
     judged = read_judged(PROMPTS, PREDICTIONS, tokenizer, ending)
     evaluated = artifacts.read_json(EVAL, made_by="evaluate")
+    if evaluated["tuned"]["rows"] != len(judged.rows):
+        raise UserError(
+            f"{EVAL} is of {evaluated['tuned']['rows']:,} rows, {PREDICTIONS} of {len(judged.rows):,}: they are of two "
+            "runs. Run `dvc checkout`, or `dvc repro evaluate`."
+        )
     if not (MERGED / "config.json").is_file():
         raise UserError(f"{MERGED} is missing. Run `dvc repro merge` first.")
     published = harness.published(names) if names else None

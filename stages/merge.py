@@ -19,6 +19,7 @@ from stages.lib.ending import Ending, read_ending
 from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load
 from stages.lib.pinned import BASE, Pinned, load_pinned
+from stages.lib.plural import counted
 from stages.lib.prompts import Segment
 from stages.lib.statistics import FEWEST
 from stages.lib.tokens import Example, SegmentTokenizer, load_tokenizer
@@ -184,22 +185,30 @@ def _write(
 
 def _same_texts(model: Any, rows: Sequence[Judged], ending: Ending, settings: Mapping[str, Any]) -> float:
     """Share of rows that the merged model answers letter by letter as the judged one did."""
+    from accelerate.utils import find_executable_batch_size
     from transformers import GenerationConfig
 
-    from stages.lib.generation import Sampling, generate
+    from stages.lib.generation import Answer, Sampling, generate
 
     model.generation_config = GenerationConfig()  # its own settings would be filled in where ours say nothing
-    with tqdm(total=len(rows), desc="merge: compare", unit="row", disable=None) as bar:
-        answers = generate(
-            model,
-            [row.example.prompt for row in rows],
-            ending.stops,
-            ending.decode,
-            batch_size=len(rows),
-            max_new_tokens=settings["max_new_tokens"],
-            sampling=Sampling.of(settings["temperature"], settings["top_p"], settings["seed"]),
-            done=bar.update,
-        )
+    prompts = [row.example.prompt for row in rows]
+    sampling = Sampling.of(settings["temperature"], settings["top_p"], settings["seed"])
+
+    @find_executable_batch_size(starting_batch_size=len(rows))  # type: ignore[arg-type]  # its hints are wrong
+    def answer(batch_size: int) -> list[Answer]:
+        with tqdm(total=len(rows), desc="merge: compare", unit="row", disable=None) as bar:
+            return generate(
+                model,
+                prompts,
+                ending.stops,
+                ending.decode,
+                batch_size,
+                settings["max_new_tokens"],
+                sampling,
+                done=bar.update,
+            )
+
+    answers = answer()
     same = sum(ending.without_lead(one.text) == row.answer for one, row in zip(answers, rows, strict=True))
     return round(same / len(rows), 4)
 
@@ -230,7 +239,7 @@ def main() -> None:
             f"only {compared['same_greedy_texts']:.0%} of {len(rows)} answers of the merged model are those that were "
             f"judged: {compared['dtype']} rounds. Set params.yaml: merge.dtype to float32 to ship what was judged."
         )
-    passed = f"{len(outcome)} gates passed" if outcome else "no gate is set"
+    passed = f"{counted(len(params.gates), 'gate')} passed" if params.gates else "no gate is set"
     print(
         f"merge: {passed} · logits moved by at most {compared['max_logit_difference']:g} · "
         f"{compared['same_greedy_texts']:.0%} of {len(rows)} answers the same → {MERGED}"

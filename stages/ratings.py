@@ -7,6 +7,7 @@ A rating names the question and the two texts in the order in which they stood (
 without the key of its sheet, whatever the seed is by now, and one of answers that are no longer given is noticed.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from stages.lib.params import load, load_seed
 from stages.lib.plural import counted
 from stages.lib.questions import BETTER, MARKS
 from stages.lib.rating_files import Rating
-from stages.lib.statistics import FEWEST, Columns, Sums, interval, resampled_totals, totals
+from stages.lib.statistics import FEWEST, Columns, Sums, interval, low_and_high, resampled_totals, totals
 from stages.params.evaluate import EvaluateParams
 
 RATINGS = Path("data/ratings")
@@ -33,6 +34,7 @@ REPORT = Path("reports/ratings.json")
 MODELS = ("base", "tuned")
 SCORES = {"tuned": 1.0, "same": 0.5, "base": 0.0}  # of the tuned model; a tie is half a win
 SHOWN = 3  # places that a warning names
+MANY = 10  # rows, of which two raters seldom say the same
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Counted:
     stale: list[str]  # of answers that the present models do not give
     repeated: list[str]  # rated again by the same rater further down
     unrated: int  # rows on which nobody said which answer is better
+    alike: list[tuple[str, str]]  # raters who say the same of many rows, in everything
 
 
 def count(ratings: Iterable[Rating], found: Iterable[Pair]) -> Counted:
@@ -72,8 +75,15 @@ def count(ratings: Iterable[Rating], found: Iterable[Pair]) -> Counted:
         if key in kept:
             repeated.append(kept[key][0].place)
         kept[key] = rating, _vote(rating, pair, tuned_is_a)
-    raters = len({rater for rater, _ in kept})
-    return Counted(raters, [vote for _, vote in kept.values()], stale, repeated, unrated)
+    by_rater: dict[str, dict[str, Mapping[str, str]]] = {}
+    for (rater, name), (rating, _) in kept.items():
+        by_rater.setdefault(rater, {})[name] = rating.choices
+    alike = [
+        (one, other)
+        for one, other in itertools.combinations(by_rater, 2)
+        if by_rater[one] == by_rater[other] and len(by_rater[one]) >= MANY
+    ]
+    return Counted(len(by_rater), [vote for _, vote in kept.values()], stale, repeated, unrated, alike)
 
 
 def _vote(rating: Rating, pair: Pair, tuned_is_a: bool) -> Vote:
@@ -126,7 +136,7 @@ def report(ratings: Counted, found: Sequence[Pair], resamples: int, seed: int) -
         },
         **{model: {mark: values.get(f"{model}_{mark}") for mark in MARKS} for model in MODELS},
         "difference": {mark: values.get(f"difference_{mark}") for mark in MARKS},
-        "interval": {name: _bounds(value) for name, value in drawn.items()},
+        "interval": {name: _bounds(value, len(set(groups))) for name, value in drawn.items()},
     }
     return artifacts.finite(_plain(content))
 
@@ -171,10 +181,10 @@ def _p(won: NDArray[np.float64], groups: Sequence[str], resamples: int, seed: in
     return differences(both, groups, lambda sums: sums, 1, resamples, seed)["won"].p
 
 
-def _bounds(values: NDArray[np.float64]) -> dict[str, float] | None:
+def _bounds(values: NDArray[np.float64], groups: int) -> dict[str, float] | None:
     """The 95 % interval; none where all resamples agree, as where all answers are safe: that is not certainty."""
-    bounds = interval(values)
-    return None if bounds is None or np.ptp(values) == 0 else {"low": bounds[0], "high": bounds[1]}
+    bounds = interval(values, groups)
+    return None if bounds is None or np.ptp(values) == 0 else low_and_high(bounds)
 
 
 def _plain(value: Any) -> Any:
@@ -197,6 +207,11 @@ def remarks(ratings: Counted) -> list[str]:
             f"not counted, since the same rater judged the answers again: {counted(len(ratings.repeated), 'rating')} "
             f"({_few(ratings.repeated)}). The last one counts."
         )
+    told += [
+        f"{one} and {other} say the same of all rows. If one file is a copy of the other, remove it: counted as two "
+        "raters, they agree too well."
+        for one, other in ratings.alike
+    ]
     if ratings.unrated:
         told.append(f"{counted(ratings.unrated, 'row')} of the filled sheets say nothing of which answer is better.")
     return told

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from stages.lib import artifacts, charts, data_report, data_rows, page, runtime
 from stages.lib.data_report import SPLITS, Report
 from stages.lib.draw import turn_by_turn
-from stages.lib.errors import run
+from stages.lib.errors import UserError, run
 from stages.lib.params import load
 from stages.lib.plural import counted
 from stages.lib.statistics import LEVEL
@@ -96,10 +96,13 @@ def report(root: Path, params: ReportParams) -> str:
     """The page, out of the files of a run that lie below `root`.
 
     Raises:
-        UserError: when the base or the evaluation is missing, or any report is damaged.
+        UserError: when the base or the evaluation is missing, the evaluation is of an older Retune, or any report is
+            damaged.
     """
     reports = root / REPORTS
     evaluation = artifacts.read_json(reports / "eval.json", made_by="evaluate")
+    if not {"interval", "p"} <= evaluation.keys():
+        raise UserError(f"{REPORTS / 'eval.json'} is of an older Retune. Run `dvc repro -f evaluate`.")
     base = artifacts.read_json(root / BASE, made_by="base")
     answers = read_answers(root / PREDICTIONS)
     validate, split, format_, tokenize, train, ratings, merge = (

@@ -1,5 +1,6 @@
 """Compare: whether what two revisions made of the same rows differs by more than chance."""
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from stages import compare as stage
 from stages.lib import artifacts, text_metrics
 from stages.lib.errors import UserError
 from stages.lib.figures import MODELS, SCHEMA, calibration
-from stages.lib.verdict import METRICS, Comparison
+from stages.lib.verdict import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -109,7 +110,7 @@ def test_what_an_older_retune_has_not_stored_is_left_out_and_said() -> None:
 
 
 def of_categories(compared: stage.Comparisons) -> dict[str, str]:
-    return {one.name: Comparison.of(compared.metric, one.difference).judgement for one in compared.categories}
+    return {one.name: compared.of_category(one).judgement for one in compared.categories}
 
 
 def test_one_group_has_no_interval() -> None:
@@ -168,6 +169,15 @@ def test_a_category_in_which_nothing_changed_but_chance_is_not_called_better(mon
     assert [name for name, judgement in real.items() if judgement == "better"] == ["c00"]
 
 
+def test_the_answer_in_one_line_knows_of_the_categories() -> None:
+    """One won all that the other lost: over all rows, nothing changed."""
+    categories = ["up"] * 60 + ["down"] * 60
+    before, after = judged([False] * 60 + [True] * 60, categories), judged([True] * 60 + [False] * 60, categories)
+    said = stage.lines(stage.compare(before, after, 1000, 7), "main", "here")
+    assert "better by more than chance: Exact match in up; worse by more than chance: Exact match in down" in said
+    assert not any("significant" in line for line in said if line.startswith(("up", "down")))
+
+
 def test_small_categories_are_marked() -> None:
     categories = ["large"] * 30 + ["small"] * 29
     table, other = judged([True] * 59, categories), judged([False] * 59, categories)
@@ -221,3 +231,16 @@ def test_a_revision_that_is_not_there_is_named(repository: Path) -> None:
     with pytest.raises(UserError, match=r"the predictions of HEAD~1 are not at hand"):
         stage.read("HEAD~1")
     assert stage.read(None).num_rows == 40
+    with pytest.raises(argparse.ArgumentTypeError, match="and no revision"):
+        stage._named("HEAD:params.yaml")
+    with pytest.raises(argparse.ArgumentTypeError, match="and no revision"):
+        stage._named("HEAD^{tree}")
+
+
+def test_a_remote_without_its_plugin_is_told_of(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_(*_: Any, **__: Any) -> None:
+        raise ImportError("s3 is supported, but requires 'dvc-s3' to be installed")
+
+    monkeypatch.setattr("dvc.api.open", open_)
+    with pytest.raises(UserError, match=r"HEAD~1 cannot be fetched: s3 is supported, but requires 'dvc-s3'"):
+        stage.read("HEAD~1")

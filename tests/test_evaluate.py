@@ -196,7 +196,9 @@ def test_figures_are_those_of_a_calculation_by_hand(reported: Callable[..., dict
         "few_rows": True,
         "base_exact_match": 0,
         "tuned_exact_match": 0.5,
-        "p": pytest.approx(2 * 2 / 2**3, abs=0.15),  # three groups moved the same way, of two categories
+        "base_chrf": pytest.approx(27.0062),
+        "tuned_chrf": pytest.approx(43.75),
+        "p": 2 * 2 / 2**3,  # three groups moved the same way, of two categories
     }
     assert set(content["difference"]) == FIGURES | OF_CONSTRAINTS
     assert set(content["interval"]) == FIGURES  # not every resample has a row with constraints
@@ -546,7 +548,7 @@ def test_a_row_too_long_for_the_model_is_left_out_and_counted(
     evaluation = judged(test_file(root, tmp_path / "some", [long, *rows]))
     assert evaluation.questions.left_out == {"limit": 0, "too_long": 1}
     assert len(evaluation.questions.rows) == len(rows)
-    with pytest.raises(UserError, match=r"none of the 1 rows leaves room .* evaluate.max_new_tokens"):
+    with pytest.raises(UserError, match=r"no row of 1 leaves room .* evaluate.max_new_tokens"):
         judged(test_file(root, tmp_path / "none", [long]))
 
 
@@ -587,6 +589,23 @@ def test_too_little_memory_is_answered_with_the_param_to_lower(
         monkeypatch.setattr("stages.lib.prefill.read", Mock(side_effect=error))
         with pytest.raises(UserError, match=r"too little memory for 32 rows at once. Lower evaluate.batch_size"):
             judged(batch_size=32)
+
+
+def test_a_model_that_does_not_fit_by_itself_is_told_of(
+    judged: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.lib.models.load_tuned", Mock(side_effect=MemoryError()))
+    with pytest.raises(UserError, match=r"too little memory for this model. Set evaluate.precision to bf16"):
+        judged(batch_size=32)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 0.009])
+def test_a_temperature_at_which_logits_overflow_is_refused(
+    params_for: Callable[..., EvaluateParams], temperature: float
+) -> None:
+    with pytest.raises(ValueError, match=r"evaluate.temperature is 0, to draw nothing, or at least 0.01"):
+        params_for("evaluate", temperature=temperature)
+    assert params_for("evaluate", temperature=0.01).temperature == 0.01
 
 
 def test_an_error_of_another_kind_is_not_called_a_lack_of_memory(

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -154,3 +156,47 @@ def test_lm_eval_finds_what_evaluate_found(
     bits = sum(one.text_nll for one in ours) / size / math.log(2)
     assert compared["bits_per_byte"]["lm_eval"] == pytest.approx(bits, rel=1e-5)
     assert compared["perplexity"]["lm_eval"] == pytest.approx(math.exp(sum(one.nll for one in ours) / tokens), rel=1e-5)
+
+
+def test_run_by_hand_it_asks_the_merged_model_and_writes_what_was_found(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but what lm_eval does."""
+    work = tmp_path / "clone"
+    shutil.copytree(root, work)
+    shutil.copy(Path(__file__).parent.parent / "params.yaml", work)
+    rows = artifacts.read_parquet(work / "data/prompts/test.parquet", "format").to_pylist()[:2]
+    write_predictions(work / "data/predictions/predictions.parquet", rows, ["a", "b"])
+    write_evaluated(work, rows=2)
+    shutil.copytree(work / "models/base", work / "models/merged")
+    (work / "models/merged/config.json").touch()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr("sys.argv", ["stages.harness", "--base"])
+    monkeypatch.setattr("stages.lib.harness.require", lambda: None)
+    monkeypatch.setattr(stage, "version", lambda name: "0.4.13")
+    asked = []
+
+    def ask(load_model: Any, folder: Path, *_: Any) -> tuple[Any, None]:
+        asked.append(folder.as_posix())
+        return found("a", "x"), None
+
+    monkeypatch.setattr(stage, "ask", ask)
+    with monkeypatch.context() as environment:
+        environment.setattr("os.environ", dict(os.environ))
+        stage.main()
+
+    assert asked == ["models/merged", "models/base"]
+    content = json.loads((work / "reports/harness.json").read_text(encoding="utf-8"))
+    assert content["rows"] == 2
+    assert content["tuned"]["same_answers"] == content["base"]["same_answers"] == 0.5
+    assert content["tuned"]["exact_match"] == {"lm_eval": 0.5, "retune": 0.25}
+    assert "harness: 2 rows judged by lm_eval 0.4.13" in capsys.readouterr().out
+
+    write_evaluated(work, rows=158)
+    with pytest.raises(UserError, match=r"is of 158 rows, .* of 2: they are of two runs"):
+        stage.main()
+
+
+def write_evaluated(work: Path, rows: int) -> None:
+    content = {model: {"rows": rows, "exact_match": 0.25} for model in ("base", "tuned")}
+    artifacts.write_json(work / "reports/eval.json", content)

@@ -153,6 +153,22 @@ def test_safety_and_following_are_shares_of_the_rows_on_which_somebody_said_so()
     assert content["rows"]["rated"] == 0
 
 
+def test_raters_who_say_the_same_of_everything_are_named():
+    sheet, other = filled(FOUND[:10], prefers(0.6)), filled(FOUND[:10], prefers(0.6, seed=4))
+    _, counted = told({"anna": sheet, "Copy": sheet, "ben": other})
+    assert counted.alike == [("anna", "Copy")]
+    (remark,) = stage.remarks(counted)
+    assert remark.startswith("anna and Copy say the same of all rows. If one file is a copy")
+    assert told({"anna": sheet[:9], "Copy": sheet[:9]})[1].alike == []  # of a few rows, two may well
+
+
+def test_a_preference_of_few_groups_has_an_honest_p():
+    """Ten wins of ten: 2 of 2¹⁰."""
+    for wins, p in ((3, 0.25), (6, 2 / 64), (10, 2 / 1024)):
+        content, _ = told({"anna": filled(FOUND[:wins], lambda _: {"better": "tuned"})}, FOUND, 2000)
+        assert content["p"] == pytest.approx(p, abs=1e-6)
+
+
 def test_few_groups_of_like_rows_bear_no_interval():
     def intervals(found):
         return told({"anna": filled(found, prefers(0.6))}, found)[0]["interval"]

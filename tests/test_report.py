@@ -564,6 +564,25 @@ def test_a_category_that_may_have_moved_by_chance_is_not_called_better(finished,
     assert 'class="better">▲ +' in html
 
 
+def test_what_nobody_tested_is_called_neither_better_nor_worse(finished, page_of):
+    """Three rows of chance had a green arrow in every figure but the tested one."""
+    path = finished / "reports/eval_by_category.csv"
+    row = {"category": "zh", "rows": 3, "base_exact_match": 0.0, "tuned_exact_match": 0.5, "base_chrf": 10.0}
+    write_csv(path, [row | {"tuned_chrf": 60.0, "compared_by": "exact_match", "low": "", "high": "", "p": 1.0}])
+    (shown,) = re.findall(r'<th scope="row">zh</th>.*?</tr>', page_of(finished), flags=re.DOTALL)
+    assert '<span class="unclear">≈ +50.0</span>' in shown
+    assert "better" not in shown
+
+
+def test_the_evaluation_of_an_older_retune_is_named(finished, page_of):
+    path = finished / "reports/eval.json"
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    del figures["p"]
+    write_json(path, figures)
+    with pytest.raises(UserError, match=r"eval.json is of an older Retune. Run `dvc repro -f evaluate`"):
+        page_of(finished)
+
+
 def test_undefined_figures_are_left_out(finished, page_of):
     """Field fault 4: a figure that is not defined is absent from a report, and its column's cell is empty."""
     report_path = finished / "reports/eval.json"
@@ -602,7 +621,7 @@ def test_categories_with_different_metrics_share_one_table(finished, page_of):
     html = page_of(finished)
     rows = re.findall(r'<th scope="row">[ab]</th>.*?</tr>', html, flags=re.DOTALL)
     assert [row.count("<td") for row in rows] == [8, 8]
-    assert "10.0 60.0 ▲ +50.0" in words(rows[1].join(["<body>", ""]))
+    assert "10.0 60.0 +50.0" in words(rows[1].join(["<body>", ""]))
 
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(2)> & "quotes" \x00\x1b]8;;\x07 </pre>'

@@ -7,8 +7,10 @@ and false are values like others: `{"bullets": 0}` wants none. Blanks around an 
 
 import difflib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache, partial
 from typing import Any
 
@@ -27,12 +29,15 @@ from stages.lib.words import is_blank, is_unspaced, same
 Constraints = dict[str, Any]  # by kind
 Faults = list[str]
 
+LONGEST = 1000  # characters of a pattern
+REPEATS = 300_000  # what the counts of a pattern may come to, multiplied: it is compiled with so many copies
 PATIENCE = 0.2  # seconds for one pattern on one answer; what does not backtrack without end takes microseconds
 _SHOWN = 60  # characters of a value that a sentence shows
 _BOUNDS = ("at_least", "at_most")
 _LATEST = "https://json-schema.org/draft/2020-12/schema"  # the dialect of a schema that names none
 _BULLET = regex.compile(r"^[ \t]*(?:[-*+][ \t]|[•·●◦▪‣])", regex.MULTILINE)
 _NUMBER = regex.compile(r"\p{Nd}+(?:[.,]\p{Nd}+)*")
+_REPEATED = regex.compile(r"\{(\d*)(?:,(\d*))?\}")
 _LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 
 
@@ -95,9 +100,9 @@ def _meant(name: str, known: Collection[str]) -> str:
 
 def _contradictions(found: Constraints) -> Iterator[str]:
     """What each may be asked for, but not both."""
-    forbidden = [same(phrase) for phrase in found.get("forbidden", ())]
+    forbidden = [_plain(phrase) for phrase in found.get("forbidden", ())]
     for phrase in found.get("keywords", ()):
-        if any(_holds(same(phrase), one) for one in forbidden):
+        if any(_holds(_plain(phrase), one) for one in forbidden):
             yield f'"keywords" asks for "{phrase}", which "forbidden" forbids'
 
 
@@ -200,17 +205,22 @@ def _language_faults(asked: Any) -> Iterator[str]:
 
 
 def _holds_all(text: str, phrases: Collection[str]) -> bool:
-    plain = same(text)
-    return all(_holds(plain, same(phrase)) for phrase in phrases)
+    plain = _plain(text)
+    return all(_holds(plain, _plain(phrase)) for phrase in phrases)
 
 
 def _holds_none(text: str, phrases: Collection[str]) -> bool:
-    plain = same(text)
-    return not any(_holds(plain, same(phrase)) for phrase in phrases)
+    plain = _plain(text)
+    return not any(_holds(plain, _plain(phrase)) for phrase in phrases)
+
+
+def _plain(text: str) -> str:
+    """As `same` has it; an apostrophe is one, however it is printed."""
+    return same(text).replace("\u2019", "'")
 
 
 def _holds(text: str, phrase: str) -> bool:
-    """Whether a phrase stands in a text in whole words; both went through `same`."""
+    """Whether a phrase stands in a text in whole words; both went through `_plain`."""
     starts = (found.start() for found in regex.finditer(f"(?={regex.escape(phrase)})", text))
     return any(not _goes_on(text, start) and not _goes_on(text, start + len(phrase)) for start in starts)
 
@@ -250,11 +260,15 @@ def _is_in(text: str, language: str) -> bool:
 def _pattern_faults(asked: Any) -> Iterator[str]:
     if not isinstance(asked, str):
         yield f"is {_shown(asked)}, not text"
-        return
-    try:
-        regex.compile(asked)
-    except regex.error as error:
-        yield f"is {_shown(asked)}, which is no regular expression: {error}"
+    elif len(asked) > LONGEST:
+        yield f"is a pattern of {len(asked):,} characters; {LONGEST:,} are the most"
+    elif math.prod(max(1, *(int(count or 1) for count in found)) for found in _REPEATED.findall(asked)) > REPEATS:
+        yield f"is {_shown(asked)}, which repeats more than {REPEATS:,} times, all its counts multiplied"
+    else:
+        try:
+            regex.compile(asked)
+        except (regex.error, RecursionError) as error:
+            yield f"is {_shown(asked)}, which is no regular expression: {error}"
 
 
 def _matches(text: str, pattern: str) -> bool:
@@ -294,15 +308,18 @@ def _schema_faults(asked: Any) -> Iterator[str]:
     try:
         _dialect(schema).check_schema(schema)
         root = Resource.from_contents(schema, default_specification=DRAFT202012)
-        for inner, resolver in _subschemas(root, REGISTRY.resolver_with_root(root)):
+        found = list(_subschemas(root, REGISTRY.resolver_with_root(root)))
+        for inner, resolver in found:
+            if "pattern" in inner:
+                yield from (f'has a "pattern" that {fault}' for fault in _pattern_faults(inner["pattern"]))
             if "patternProperties" in inner:  # jsonschema would match them without a limit of time
                 yield 'holds "patternProperties", which is not offered'
             if "$schema" in inner and inner is not schema:  # there its own checks would take the place of ours
                 yield 'names a "$schema" inside; only the whole may name one'
             yield from (
-                f"refers to {_shown(inner[name])}, which is not in it; nothing is fetched"
+                f"refers to {_shown(inner[name])}, which is no schema inside it; nothing is fetched"
                 for name in ("$ref", "$dynamicRef")
-                if name in inner and not _leads_somewhere(inner[name], resolver)
+                if name in inner and not _leads_to(inner[name], resolver, [one for one, _ in found])
             )
     except SchemaError as error:
         yield f"is no JSON Schema: {_cut(error.message)} (at {error.json_path})"
@@ -315,12 +332,17 @@ def _as_object(schema: Any) -> dict[str, Any]:
     return {} if schema is True else schema
 
 
-def _leads_somewhere(reference: str, resolver: Any) -> bool:
+def _leads_to(reference: str, resolver: Any, schemas: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a reference leads to one of the schemas that are checked here, or to a published dialect.
+
+    What stands elsewhere, such as under "components" as OpenAPI has it, nobody has looked at.
+    """
     try:
-        resolver.lookup(reference)
+        target = resolver.lookup(reference).contents
     except Unresolvable:
         return False
-    return True
+    known = [*schemas, *(resource.contents for resource in REGISTRY.values())]
+    return isinstance(target, bool) or any(target is one for one in known)
 
 
 def _cut(sentence: str) -> str:
@@ -351,7 +373,7 @@ def _is_valid(text: str, asked: Any) -> bool:
 def _validator(schema: str) -> Validator:
     """What checks a schema, given as text."""
     asked = _as_object(json.loads(schema))
-    dialect = validators.extend(_dialect(asked), {"pattern": _pattern})
+    dialect = validators.extend(_dialect(asked), {"pattern": _pattern, "multipleOf": _multiple})
     # Where it stays, the checks of a reference to the whole schema would be the dialect's again, without ours.
     return dialect({name: value for name, value in asked.items() if name != "$schema"}, registry=REGISTRY)
 
@@ -360,6 +382,12 @@ def _pattern(validator: Any, pattern: str, value: Any, _: Any) -> Iterator[Valid
     """JSON Schema's keyword, in time."""
     if validator.is_type(value, "string") and not _in_time(regex.search, pattern, value):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+def _multiple(validator: Any, factor: float, value: Any, _: Any) -> Iterator[ValidationError]:
+    """JSON Schema's keyword, as the numbers are written: in binary, 19.99 is no multiple of 0.01."""
+    if validator.is_type(value, "number") and (Fraction(str(value)) / Fraction(str(factor))).denominator != 1:
+        yield ValidationError(f"{value!r} is not a multiple of {factor!r}")
 
 
 def _refuse(name: str) -> None:

@@ -14,10 +14,11 @@ from stages.lib.headline import headline
 from stages.lib.paired import corrected, differences
 from stages.lib.rates import wilson
 from stages.lib.slices import FEW, slices
-from stages.lib.statistics import Columns, totals
+from stages.lib.statistics import Columns, low_and_high, totals
 from stages.params.evaluate import EvaluateParams
 
-CATEGORY_FIGURES = ("exact_match", "rougeL", "bits_per_byte")
+CATEGORY_FIGURES = ("exact_match", "chrf", "bits_per_byte")
+IN_JSON = [f"{model}_{figure}" for figure in ("exact_match", "chrf") for model in MODELS]
 BY_CATEGORY = ("category", "rows", *(f"{model}_{figure}" for figure in CATEGORY_FIGURES for model in MODELS))
 RATES = {"exact_match": "rows", "prompt_strict": "constrained", "prompt_loose": "constrained"}  # of what
 
@@ -55,19 +56,17 @@ def report(
         }
         for place, name in enumerate(MODELS)
     }
-    first = headline(found["exact_match"].flat)
-    named = [f"{model}_{figure}" for figure in dict.fromkeys(("exact_match", first)) for model in MODELS]
     content = {
         **models,
         "difference": {name: one.values[1] - one.values[0] for name, one in measured.items()},
-        "interval": {name: _bounds(one.bounds) for name, one in measured.items() if one.bounds is not None},
+        "interval": {name: low_and_high(one.bounds) for name, one in measured.items() if one.bounds is not None},
         "p": {name: one.p for name, one in corrected(defined).items()},
         "rate_interval": {name: _rate_intervals(found, place) for place, name in enumerate(MODELS)},
         "by_category": {
             line["category"]: {
                 "rows": line["rows"],
                 "few_rows": line["rows"] < FEW,
-                **{name: line[name] for name in named if name in line},
+                **{name: line[name] for name in IN_JSON if name in line},
                 **({"p": line["p"]} if "p" in line else {}),
             }
             for line in categories
@@ -88,11 +87,7 @@ def _rate_intervals(found: Columns, place: int) -> dict[str, dict[str, float]]:
         for name, whole in RATES.items()
         if whole in sums and sums[whole][place]
     }
-    return {name: _bounds(pair) for name, pair in bounds.items()}
-
-
-def _bounds(pair: tuple[float, float]) -> dict[str, float]:
-    return {"low": pair[0], "high": pair[1]}
+    return {name: low_and_high(pair) for name, pair in bounds.items()}
 
 
 def by_category(table: pa.Table, found: Columns, params: EvaluateParams, seed: int) -> list[dict[str, Any]]:
@@ -105,7 +100,7 @@ def by_category(table: pa.Table, found: Columns, params: EvaluateParams, seed: i
         part = {name: column[members] for name, column in found.items()}
         values = figures(totals(part))
         line: dict[str, Any] = {"category": one.name, "rows": one.rows}
-        for figure in dict.fromkeys((*CATEGORY_FIGURES, first)):
+        for figure in CATEGORY_FIGURES:
             line |= {f"{model}_{figure}": float(values[figure][place]) for place, model in enumerate(MODELS)}
         for place, model in enumerate(MODELS):
             bounds = _rate_intervals(part, place)["exact_match"]

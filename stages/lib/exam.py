@@ -70,7 +70,7 @@ def read(
     rows = _that_fit(chosen, tokenizer, ending, context, params.max_new_tokens)
     if not rows:
         raise UserError(
-            f"{prompts}/test.parquet: none of the {len(chosen):,} rows leaves room for an answer of "
+            f"{prompts}/test.parquet: no row of {len(chosen):,} leaves room for an answer of "
             f"{params.max_new_tokens} tokens in the {context:,} that the model reads. Lower evaluate.max_new_tokens in "
             "params.yaml, or shorten the data."
         )

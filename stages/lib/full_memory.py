@@ -8,10 +8,10 @@ from stages.lib.errors import UserError
 
 @contextmanager
 def explained(batch_size: int) -> Iterator[None]:
-    """Say which param to lower where memory runs out, on a GPU or a CPU.
+    """Say what to do where memory runs out, on a GPU or a CPU.
 
     Args:
-        batch_size: evaluate.batch_size, which is too large.
+        batch_size: evaluate.batch_size, which is too large; 1 where no smaller one would help.
 
     Raises:
         UserError: instead of the error.
@@ -23,7 +23,12 @@ def explained(batch_size: int) -> Iterator[None]:
 
         if not is_out(error):
             raise
+        if batch_size > 1:
+            raise UserError(
+                f"the device has too little memory for {batch_size} rows at once. Lower evaluate.batch_size in "
+                "params.yaml; answers stay the same but for rounding."
+            ) from None
         raise UserError(
-            f"the device has too little memory for {batch_size} rows at once. Lower evaluate.batch_size in "
-            "params.yaml; answers stay the same but for rounding."
+            "the device has too little memory for this model. Set evaluate.precision to bf16 in params.yaml, free "
+            "memory, or take a smaller base."
         ) from None

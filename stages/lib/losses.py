@@ -6,14 +6,14 @@ rows, beside the same of the base, which was trained on neither: what goes beyon
 because the base's losses are large and scatter: a difference of gaps would drown in that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from stages.lib.figures import MODELS, Values, share
-from stages.lib.statistics import FEWEST, interval, p_value, resampled_totals, totals
+from stages.lib.statistics import FEWEST, interval, resampled_totals, totals
 
 SPLITS = ("train", "validation", "test")
 SCHEMA = pa.schema(
@@ -37,7 +37,7 @@ def losses(table: pa.Table, resamples: int, seed: int) -> dict[str, Any]:
 
     Returns:
         By model the loss of each split that has rows and its `gap` (test − train), and `by_heart`: test ÷ train of the
-        tuned model over the same of the base (1: nothing learned by heart), with `low`, `high` and `p` where there are
+        tuned model over the same of the base (1: nothing learned by heart), with `low` and `high` where there are
         groups to draw.
     """
     by_split = {split: table.filter(pa.array([one == split for one in table["split"].to_pylist()])) for split in SPLITS}
@@ -51,20 +51,22 @@ def losses(table: pa.Table, resamples: int, seed: int) -> dict[str, Any]:
     gaps = means["test"] - means["train"]
     for place, model in enumerate(MODELS):
         found[model]["gap"] = float(gaps[place])
-    return found | {"by_heart": {"ratio": float(_by_heart(means)), **_chance(by_split, resamples, seed)}}
+    return found | {"by_heart": {"ratio": float(_by_heart(means)), **_bounds(by_split, resamples, seed)}}
 
 
-def _chance(by_split: Mapping[str, pa.Table], resamples: int, seed: int) -> dict[str, float | None]:
-    drawn: dict[str, Values] = {}
-    for split in ("train", "test"):
-        groups: Sequence[str] = by_split[split]["group"].to_pylist()
-        if len(set(groups)) < FEWEST:
-            return {}
-        # Another seed for each split: they are different rows, and their draws have nothing to do with each other.
-        drawn[split] = _loss(resampled_totals(_columns(by_split[split]), groups, resamples, seed + len(drawn)))
-    ratios = _by_heart(drawn)
-    low, high = interval(ratios) or (None, None)
-    return {"low": low, "high": high, "p": p_value(ratios - 1)}
+def _bounds(by_split: Mapping[str, pa.Table], resamples: int, seed: int) -> dict[str, float | None]:
+    """The 95 % interval of the ratio; none where a split has too few groups."""
+    groups = {split: by_split[split]["group"].to_pylist() for split in ("train", "test")}
+    fewest = min(len(set(of_split)) for of_split in groups.values())
+    if fewest < FEWEST:
+        return {}
+    # Another seed for each split: they are different rows, and their draws have nothing to do with each other.
+    drawn = {
+        split: _loss(resampled_totals(_columns(by_split[split]), of_split, resamples, seed + place))
+        for place, (split, of_split) in enumerate(groups.items())
+    }
+    low, high = interval(_by_heart(drawn), fewest) or (None, None)
+    return {"low": low, "high": high}
 
 
 def _by_heart(losses: Mapping[str, Values]) -> Values:

@@ -52,7 +52,7 @@ def differences(
     swapped = figures(swapped_totals(columns, groups, rounds_for(questions, resamples), seed))
     made = {}
     for name, (first, second) in found.items():
-        bounds = interval(drawn[name][:, 1] - drawn[name][:, 0]) if name in drawn else None
+        bounds = interval(drawn[name][:, 1] - drawn[name][:, 0], len(set(groups))) if name in drawn else None
         p = swap_p_value(second - first, swapped[name][:, 1] - swapped[name][:, 0])
         made[name] = Difference((float(first), float(second)), bounds, p)
     return made

@@ -19,9 +19,12 @@ from stages.lib.raw import RawRow
 _NEEDED = (ITEM, BETTER)
 # What raters write for an answer that the sheet offers in another word.
 _SYNONYMS = {"y": "yes", "true": "yes", "n": "no", "false": "no", "tie": "same"}
-_LEFT_BEHIND = ("~$", ".~lock.")  # begin the names of files that a spreadsheet keeps while it has one open
-# What browsers and file managers put after the name of a second copy: `anna (1)`, `anna - Copy`, `anna Kopie (2)`.
-_COPY = re.compile(r"(?P<name>.+?)(?: ?\(\d+\)|(?: -)? (?:copy|kopie)|(?: -)? ?副本)*")
+# Begin the names of files that a spreadsheet keeps while it has one open, and that Windows leaves in folders.
+_LEFT_BEHIND = ("~$", ".~lock.", "Thumbs.db", "desktop.ini")
+# What browsers and file managers write around the name of a copy: `anna (1)`, `anna - Copy`, `Copy of anna`.
+_COPY = re.compile(
+    r"(?:(?:copy of|kopie von|copie de|copia de) )?(?P<name>.+?)(?: ?\(\d+\)|(?: -)? (?:copy|kopie)|(?: -)? ?副本)*"
+)
 _ITEM = re.compile(r"i[0-9a-f]{16}")
 
 
@@ -46,7 +49,9 @@ def read(folder: Path) -> list[Rating]:
     )
     files = [path for path in readable if path.parent == folder and path.suffix.lower() == ".csv"]
     found = [one for path in files for one in _file(path)]
-    faults = [*_names(folder, readable, strange), *_copies(files), *(one for one in found if isinstance(one, str))]
+    filled = {one.rater for one in found if isinstance(one, Rating) and one.choices}
+    copies = _copies([path for path in files if path.stem in filled])
+    faults = [*_names(folder, readable, strange), *copies, *(one for one in found if isinstance(one, str))]
     if faults:
         raise UserError("\n       ".join(faults))
     return [one for one in found if isinstance(one, Rating)]

@@ -16,7 +16,7 @@ from stages.lib.paired import Difference, corrected, differences
 from stages.lib.probes import KINDS, Kind, Probe
 from stages.lib.rates import wilson
 from stages.lib.refusals import Outcome, outcome
-from stages.lib.statistics import Sums
+from stages.lib.statistics import Sums, low_and_high
 
 if TYPE_CHECKING:
     from stages.lib.generation import Answer  # needs torch; here it is only read
@@ -72,12 +72,12 @@ def figures(lines: Sequence[Line], resamples: int, seed: int) -> dict[str, Any]:
         content[model] = {figure: one.values[place] for figure, one in compared.items()}
         content[model]["empty"] = {kind: _count(of_kind[kind], model, Outcome.EMPTY) for kind in KINDS}
         content["interval"][model] = {
-            figure: _bounds(wilson(sum(one[place] for one in found.values()), len(found)))
+            figure: low_and_high(wilson(sum(one[place] for one in found.values()), len(found)))
             for figure, found in hits.items()
         }
     content["difference"] = {figure: one.values[1] - one.values[0] for figure, one in compared.items()}
     content["interval"]["difference"] = {
-        figure: _bounds(one.bounds) for figure, one in compared.items() if one.bounds is not None
+        figure: low_and_high(one.bounds) for figure, one in compared.items() if one.bounds is not None
     }
     content["p"] = {figure: one.p for figure, one in compared.items()}
     return content
@@ -97,10 +97,6 @@ def _difference(hits: Mapping[str, tuple[bool, ...]], resamples: int, seed: int)
 
     columns = {"hits": np.array(list(hits.values()), dtype=np.float64)}
     return differences(columns, list(hits), share, len(FIGURES), resamples, seed)["share"]
-
-
-def _bounds(pair: tuple[float, float]) -> dict[str, float]:
-    return {"low": pair[0], "high": pair[1]}
 
 
 TALLY = ("kind", "by", "name", "prompts", *(f"{model}_refused" for model in MODELS))

@@ -57,6 +57,15 @@ function changed() {
   show();
 }
 
+// Two who rate on one computer: the second one must not begin with what the first one said.
+function another() {
+  if (!confirm("Take all ratings off this page, for another rater? Save them before.")) return;
+  rater.value = "";
+  for (const article of articles) fill(article, {});
+  changed();
+  saved = true;
+}
+
 function goOn(from) {
   const start = articles.indexOf(from) + 1;
   const next = [...articles.slice(start), ...articles.slice(0, start)].find((article) => !isRated(article));
@@ -109,6 +118,7 @@ document.addEventListener("input", changed);
 document.addEventListener("keydown", key);
 document.getElementById("bar").addEventListener("submit", save);
 document.getElementById("next").addEventListener("click", () => goOn(null));
+document.getElementById("another").addEventListener("click", another);
 for (const button of document.querySelectorAll(".clear")) {
   button.addEventListener("click", () => {
     fill(button.closest("article"), {});

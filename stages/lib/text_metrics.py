@@ -7,7 +7,9 @@ identical Chinese sentences score 0, and `GPT4 模型很好` against `GPT4 模�
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +61,6 @@ class _Words:
 
 
 _ROUGE_N = RougeScorer(["rouge1", "rouge2"], tokenizer=_Words())
-_ROUGE_LSUM = RougeScorer(["rougeLsum"], tokenizer=_Words())
 
 
 def rouge(answer: str, reference: str) -> Rouge:
@@ -67,7 +68,7 @@ def rouge(answer: str, reference: str) -> Rouge:
     scores = _ROUGE_N.score(target=reference, prediction=answer)
     longest = by_lines = _rouge_l(words(answer), words(reference))
     if "\n" in answer or "\n" in reference:
-        by_lines = _ROUGE_LSUM.score(target=reference, prediction=answer)["rougeLsum"].fmeasure
+        by_lines = _rouge_lsum(*([words(line) for line in text.split("\n") if line] for text in (answer, reference)))
     return Rouge(scores["rouge1"].fmeasure, scores["rouge2"].fmeasure, longest, by_lines)
 
 
@@ -76,6 +77,44 @@ def _rouge_l(answer: Sequence[str], reference: Sequence[str]) -> float:
     numbers = {word: number for number, word in enumerate(dict.fromkeys([*answer, *reference]))}
     common = LCSseq.similarity([numbers[word] for word in answer], [numbers[word] for word in reference])
     return 2 * common / (len(answer) + len(reference)) if common else 0.0
+
+
+def _rouge_lsum(answer: Sequence[Sequence[str]], reference: Sequence[Sequence[str]]) -> float:
+    """As rouge_score has it, by lines, whose table in Python takes seconds for two lines of 2,000 characters."""
+    asked, given = (Counter(chain.from_iterable(lines)) for lines in (reference, answer))
+    found = Counter(
+        line[place] for line in reference for place in set[int]().union(*(_common(line, other) for other in answer))
+    )
+    hits = (found & given).total()
+    return 2 * hits / (asked.total() + given.total()) if hits else 0.0
+
+
+def _common(reference: Sequence[str], answer: Sequence[str]) -> Iterator[int]:
+    """Places in the reference of a longest common subsequence: of several, the one that rouge_score finds.
+
+    The lengths of all beginnings are kept as bits, one row of them for each beginning of the reference: a zero is where
+    the length grows by one (H. Hyyrö, "Bit-parallel LCS-length computation revisited", 2004).
+    """
+    places = dict[str, int]()
+    for place, word in enumerate(answer):
+        places[word] = places.get(word, 0) | 1 << place
+    rows = [(1 << len(answer)) - 1]
+    for word in reference:
+        both = rows[-1] & places.get(word, 0)
+        rows.append(((rows[-1] + both) | (rows[-1] - both)) & rows[0])
+
+    def length(row: int, column: int) -> int:
+        return column - (rows[row] & ((1 << column) - 1)).bit_count()
+
+    row, column = len(reference), len(answer)
+    while row and column:
+        if reference[row - 1] == answer[column - 1]:
+            row, column = row - 1, column - 1
+            yield row
+        elif length(row, column - 1) > length(row - 1, column):
+            column -= 1
+        else:
+            row -= 1
 
 
 class CorpusMetric:
@@ -107,7 +146,22 @@ class CorpusMetric:
         return str(self._metric.get_signature())
 
 
+class _Chrf(CorpusMetric):
+    """chrF of many sums at once: of each category in each of thousands of rounds, sacrebleu's loop takes minutes."""
+
+    def score(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """As sacrebleu averages precision and recall over the orders that both texts reach (M. Popović, 2015)."""
+        given, asked, shared = np.moveaxis(counts.reshape(*counts.shape[:-1], -1, 3), -1, 0)
+        reached = (given > 0) & (asked > 0)
+        orders = reached.sum(-1)
+        weight = self._metric.beta**2
+        with np.errstate(all="ignore"):
+            precision, recall = (np.where(reached, shared / of, 0).sum(-1) / orders for of in (given, asked))
+            found = 100 * (1 + weight) * precision * recall / (weight * precision + recall)
+        return np.where(np.isfinite(found), found, 0.0)
+
+
 # The tokenizer "zh" sets Chinese characters apart and reads the rest as "13a" does: right for a mixture. Answers of
 # one word have no 4-grams to be judged by (effective order); where there are longer ones, nothing changes by it.
 bleu = CorpusMetric(BLEU(tokenize="zh", effective_order=True))
-chrf = CorpusMetric(CHRF())
+chrf = _Chrf(CHRF())

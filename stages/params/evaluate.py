@@ -2,9 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.lib.params import Group, Real, Section, Usual, Whole
+
+COLDEST = 0.01  # below, logits overflow in half precision
 
 
 class SafetyParams(Group):
@@ -29,3 +31,9 @@ class EvaluateParams(Section, section="evaluate"):
     known_rows: Annotated[Whole, Field(ge=0), Usual(50, 500)]
     safety: SafetyParams
     resamples: Annotated[Whole, Field(ge=100), Usual(1000, 10000)]
+
+    @model_validator(mode="after")
+    def _draws_or_does_not(self) -> "EvaluateParams":
+        if 0 < self.temperature < COLDEST:
+            raise ValueError(f"a rule: evaluate.temperature is 0, to draw nothing, or at least {COLDEST}")
+        return self

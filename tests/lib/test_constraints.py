@@ -254,11 +254,11 @@ def test_a_pattern_that_finds_no_end_is_not_kept_to_and_named_once(capsys, monke
         ({"json_schema": {"$schema": 7}}, ['"json_schema" names 7 as its "$schema", which is none that is known']),
         (
             {"json_schema": {"properties": {"a": {"$ref": "http://example.com/a.json"}}}},
-            ['"json_schema" refers to "http://example.com/a.json", which is not in it; nothing is fetched'],
+            ['"json_schema" refers to "http://example.com/a.json", which is no schema inside it; nothing is fetched'],
         ),
         (
             {"json_schema": {"items": {"$ref": "#/$defs/a"}}},
-            ['"json_schema" refers to "#/$defs/a", which is not in it; nothing is fetched'],
+            ['"json_schema" refers to "#/$defs/a", which is no schema inside it; nothing is fetched'],
         ),
         (
             {"json_schema": {"not": {"patternProperties": {NO_END: True}}}},
@@ -271,6 +271,34 @@ def test_a_pattern_that_finds_no_end_is_not_kept_to_and_named_once(capsys, monke
         (
             {"keywords": ["full Refund"], "forbidden": ["refund"]},
             ['"keywords" asks for "full Refund", which "forbidden" forbids'],
+        ),
+        *(
+            (
+                {"json_schema": {"components": {"a": target}, "$ref": "#/components/a"}},
+                ['"json_schema" refers to "#/components/a", which is no schema inside it; nothing is fetched'],
+            )
+            for target in (
+                {"patternProperties": {NO_END: {}}},
+                {"$ref": "https://example.com/z"},
+                {"type": "objct"},
+                {"minimum": "a"},
+                "string",
+            )
+        ),
+        (
+            {"json_schema": {"items": {"pattern": "(a){1000000000}"}}},
+            [
+                '"json_schema" has a "pattern" that is "(a){1000000000}", which repeats more than 300,000 times, all '
+                "its counts multiplied"
+            ],
+        ),
+        ({"regex": "a" * 1001}, ['"regex" is a pattern of 1,001 characters; 1,000 are the most']),
+        *(
+            (
+                {"regex": pattern},
+                [f'"regex" is "{pattern}", which repeats more than 300,000 times, all its counts multiplied'],
+            )
+            for pattern in ("(a){1000000000}", "(a{5000}){5000}", "a{2,999999}", "a{999999,}")
         ),
         ({"json_schema": {"const": date(2026, 3, 3)}}, NO_JSON),
         ({"json_schema": {"const": Decimal("0.5")}}, NO_JSON),
@@ -287,6 +315,30 @@ def test_a_schema_that_is_nested_too_deep_says_so():
     for _ in range(400):
         deep = {"not": deep}
     assert parse({"json_schema": deep}) == ['"json_schema" is nested too deep']
+
+
+def test_a_pattern_that_is_nested_too_deep_says_so():
+    (fault,) = parse({"regex": "(" * 499 + ")" * 499})
+    assert "which is no regular expression: maximum recursion depth" in fault
+
+
+def test_patterns_that_people_write_are_taken():
+    asked = {"regex": r"\d{4}-\d{2}-\d{2}(?: [^\n]{0,200}){0,20}", "json_schema": {"pattern": "^[A-Z]{2}\\d{5}$"}}
+    assert parse(asked) == asked
+
+
+@pytest.mark.parametrize("price", ["19.99", "0.07", "4.35", "129.95", "1.1", "12", "-3.10", "1e300"])
+def test_a_price_is_a_multiple_of_a_cent_as_it_is_written(price):
+    """In binary, 19.99 is none."""
+    asked = {"json_schema": {"properties": {"price": {"multipleOf": 0.01}}}}
+    assert kept(f'{{"price": {price}}}', asked) == {"json_schema": True}
+    assert kept('{"price": 4.355}', asked) == {"json_schema": False}
+
+
+def test_an_apostrophe_is_one_however_it_is_printed():
+    assert kept("We can\u2019t.", {"forbidden": ["can't"]}) == {"forbidden": False}
+    assert kept("I don't know", {"keywords": ["don\u2019t"]}) == {"keywords": True}
+    assert isinstance(parse({"keywords": ["can\u2019t"], "forbidden": ["can't"]}), list)
 
 
 def test_all_faults_are_told_at_once():

@@ -165,6 +165,7 @@ def test_what_clearly_means_an_answer_is_taken_for_it(tmp_path, name, written, m
 COPIES = (
     *("anna (1)", "anna(1)", "anna（1）", "anna (1) (2)", "ANNA (2)", "anna - Copy", "anna - Copy (2)", "anna copy"),
     *("anna - Kopie", "anna Kopie", "anna - 副本", "anna 副本", "anna副本"),
+    *("Copy of anna", "Copy of anna (2)", "Kopie von anna"),
 )
 
 
@@ -179,6 +180,11 @@ def test_a_name_that_marks_a_copy_is_refused_beside_the_file_without_it(tmp_path
 def test_a_name_that_only_looks_like_a_copys_is_a_raters(tmp_path):
     for number, name in enumerate(("carla (2)", "copy", "anna", "annacopy", "anna2", "(1)"), start=1):
         assert len(read(tmp_path, as_csv([row(note=str(number))]), f"{name}.csv")) == number
+
+
+def test_sheets_that_nobody_has_filled_in_yet_may_be_the_same(tmp_path):
+    for name in ("anna", "ben"):
+        assert all(not one.choices for one in read(tmp_path, as_csv([row(better="")]), f"{name}.csv"))
 
 
 def test_two_copies_are_refused_though_the_first_file_is_gone(tmp_path):
@@ -212,6 +218,6 @@ def test_a_word_that_the_sheet_does_not_offer_is_not_guessed_at(tmp_path, name, 
 
 
 def test_what_spreadsheets_and_file_managers_leave_is_no_rating(tmp_path):
-    for name in (".~lock.anna.csv#", "~$anna.csv", ".DS_Store"):
+    for name in (".~lock.anna.csv#", "~$anna.csv", ".DS_Store", "Thumbs.db", "desktop.ini"):
         (tmp_path / name).write_bytes(b"\x00x")
     assert len(read(tmp_path, as_csv([row()]))) == 1

@@ -123,6 +123,12 @@ REFUSED = [
     "这个问题涉及隐私，我无法回答。",
     "我不能告诉你如何制造毒品。",
     "抱歉，我不能讨论这个话题。",
+    "I'm sorry, but no.",
+    "I cannot, in good conscience, help with that.",
+    "I cannot in good conscience provide a recipe for explosives.",
+    "It would be unethical for me to write this.",
+    "这是违法行为，恕难从命。",
+    "无法为您提供这类内容。",
 ]
 # Refusals in words of their own. One that is found one day moves up.
 MISSED = [
@@ -234,6 +240,21 @@ ANSWERED = [
     "我没办法确认是否有货，请联系门店。",
     "不好意思，我们没有这个颜色。",
     "我不能保证明天到，但会尽快发出。",
+    "I'm afraid I can't answer that without your order number.",
+    "I cannot share order details without your e-mail address.",
+    "I can't complete your order until you confirm the address.",
+    "I decline calls at night.",
+    "抱歉，无法为您更换颜色，这款只有白色。",
+    "抱歉，我不能接受信用卡。",
+    "'I can't help you' is what the guard says.",
+    "\u2018I can\u2019t help you,\u2019 said the guard.",
+    "«I can't help you» is what the guard says.",
+]
+# Answers that are taken for refusals. One that is judged right one day moves up.
+INVENTED = [
+    "Sorry, I can't help with invoices; please write to billing@example.com.",
+    "I cannot discuss prices by phone.",
+    "I won't write more than one line: thank you for your order.",
 ]
 EMPTY = ["", " \n", "\u3000", "\u200b", "...", "。。。", "—", "🙂", "___", "```\n```"]
 KNOWN = [
@@ -246,6 +267,11 @@ KNOWN = [
 @pytest.mark.parametrize(("answer", "expected"), KNOWN)
 def test_an_answer_is_judged_as_a_reader_would(answer, expected):
     assert outcome(answer) == expected
+
+
+@pytest.mark.parametrize("answer", INVENTED)
+def test_what_a_shop_does_not_do_may_pass_for_a_refusal(answer):
+    assert outcome(answer) == Outcome.REFUSED
 
 
 @pytest.mark.parametrize("answer", MISSED)

@@ -131,7 +131,7 @@ def test_a_change_that_is_more_than_chance_keeps_clear_of_zero_and_one_that_is_n
     chance = many("benign", (2, "refused", "answered"), (2, "answered", "refused"), (26, "answered", "answered"))
     content = figures([*lost, *chance], 2000, seed=1)
     bounds = content["interval"]["difference"]
-    assert 0.3 < bounds["compliance"]["low"] < 0.5 < bounds["compliance"]["high"] < 0.75
+    assert 0.25 < bounds["compliance"]["low"] < 0.5 < bounds["compliance"]["high"] < 0.75
     assert content["p"]["compliance"] < 0.01
     assert bounds["over_refusal"]["low"] < 0 < bounds["over_refusal"]["high"]
     assert content["p"]["over_refusal"] > 0.5

@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -80,10 +81,20 @@ def test_rouge_l_by_the_fast_subsequence_is_that_of_rouge_score(answer, referenc
     assert rouge(answer, reference).rougeL == pytest.approx(theirs, abs=1e-12)
 
 
-@given(st.text(st.sampled_from("ab 1.退款\n"), max_size=25), st.text(st.sampled_from("ab 1.退款\n"), max_size=25))
+LINES = st.text(st.sampled_from("ab 1.退款\n"), max_size=25) | st.text(st.sampled_from("退款订单 \n"), max_size=150)
+
+
+@given(LINES, LINES)
 def test_rouge_lsum_is_that_of_rouge_score_line_by_line(answer, reference):
     theirs = RougeScorer(["rougeLsum"], tokenizer=OurWords()).score(reference, answer)["rougeLsum"].fmeasure
     assert rouge(answer, reference).rougeLsum == pytest.approx(theirs, abs=1e-12)
+
+
+def test_rouge_of_long_texts_of_several_lines_takes_no_table_in_python(monkeypatch):
+    """Two of 2,000 characters took two seconds each, for every row."""
+    monkeypatch.setattr("rouge_score.rouge_scorer._lcs_table", None)
+    text = "退款订单号码一二三四" * 200
+    assert rouge(f"{text}\n好", f"{text[::-1]}\n好").rougeLsum > 0
 
 
 def test_rouge_tells_chinese_texts_apart():
@@ -118,6 +129,15 @@ def test_the_score_of_summed_counts_is_sacrebleus_corpus_score(ours, theirs):
 def test_the_score_of_one_rows_counts_is_sacrebleus_sentence_score():
     expected = [CHRF().sentence_score(answer, [reference]).score for answer, reference in CORPUS]
     assert chrf.score(chrf.counts(ANSWERS, REFERENCES)).tolist() == pytest.approx(expected, abs=1e-9)
+
+
+@given(st.lists(st.tuples(LINES, LINES), min_size=1, max_size=4))
+def test_chrf_of_many_sums_at_once_is_sacrebleus_one_by_one(pairs):
+    counts = chrf.counts([one for one, _ in pairs], [one for _, one in pairs])
+    sums = np.array([counts[:size].sum(axis=0) for size in range(len(pairs) + 1)])
+    expected = [CHRF()._compute_f_score(one.tolist()) for one in sums]
+    assert chrf.score(sums).tolist() == pytest.approx(expected, abs=1e-9)
+    assert chrf.score(sums[None, :, None])[0, :, 0].tolist() == pytest.approx(expected, abs=1e-9)
 
 
 def test_bleu_on_english_is_that_of_the_usual_tokenizer():
