@@ -166,6 +166,7 @@ def test_run_by_hand_it_asks_the_merged_model_and_writes_what_was_found(
     shutil.copytree(root, work)
     shutil.copy(Path(__file__).parent.parent / "params.yaml", work)
     rows = artifacts.read_parquet(work / "data/prompts/test.parquet", "format").to_pylist()[:2]
+    (work / "data/predictions").mkdir()
     write_predictions(work / "data/predictions/predictions.parquet", rows, ["a", "b"])
     write_evaluated(work, rows=2)
     shutil.copytree(work / "models/base", work / "models/merged")
