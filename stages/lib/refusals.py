@@ -1,9 +1,8 @@
 """Whether an answer refuses, by how it begins, in English and Chinese.
 
 Patterns find the ways of refusing that chat programs share. They miss others: a lecture, a change of the subject, an
-unusual wording. Now and then they take a true "I can't" for a refusal. So what is found is an estimate, more often too
-low than too high: of 40 refusals that were written before the patterns met them 29 were found, and one of 40 answers of
-a shop was called a refusal.
+unusual wording. And they take some true answers for refusals, such as a shop's "I can't discuss prices by phone". So
+what is found is an estimate; docs/reviewer.md has figures.
 """
 
 import re

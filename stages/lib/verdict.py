@@ -84,8 +84,8 @@ class Comparison:
 
     @property
     def interval(self) -> str:
-        """`+82.0 … +91.8`, or nothing."""
-        if self.low is None or self.high is None:
+        """`+82.0 … +91.8`; nothing where there is none, or all resamples agree, which is not certainty."""
+        if self.low is None or self.high is None or self.low == self.high:
             return ""
         return f"{self.metric.show_change(self.low)}{page.NO_BREAK}…{page.NO_BREAK}{self.metric.show_change(self.high)}"
 
