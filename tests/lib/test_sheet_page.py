@@ -154,7 +154,7 @@ def test_in_a_browser_keys_rate_and_the_saved_file_holds_the_ratings(tmp_path):
         note.dispatchEvent(new KeyboardEvent("keydown", { key: "a", bubbles: true }));  // writing, not rating
         told.after = progress(); told.csv = csv();
         goOn(articles[0]); told.focused = document.activeElement.dataset.item;
-        told.names = ["anna", "王芳", "r-1", "", "../x", "a b"].filter((name) => {
+        told.names = ["anna", "王芳", "हिन्दी", "r-1", "", "../x", "a b"].filter((name) => {
           rater.value = name;
           return rater.checkValidity();
         });
@@ -162,7 +162,7 @@ def test_in_a_browser_keys_rate_and_the_saved_file_holds_the_ratings(tmp_path):
         tmp_path,
     )
 
-    assert told["names"] == ["anna", "王芳", "r-1"]  # what may be a file's name anywhere
+    assert told["names"] == ["anna", "王芳", "हिन्दी", "r-1"]  # what may be a file's name anywhere
     assert (told["before"], told["after"], told["focused"]) == ("0 of 3 rated", "2 of 3 rated", ROWS[2].item)
     assert told["csv"].startswith("\ufeff")
     rows = list(csv.DictReader(io.StringIO(told["csv"][1:], newline="")))
@@ -194,3 +194,19 @@ def test_in_a_browser_ratings_come_back_after_a_reload_and_a_row_can_be_cleared(
         "rater": "anna",
         "cleared": "1 of 3 rated",
     }
+
+
+def test_in_a_browser_another_rater_begins_with_nothing_if_it_is_meant(tmp_path):
+    told = driven(
+        PRESS
+        + """
+        rater.value = "anna"; press(0, "a"); press(2, "b");
+        const button = document.getElementById("another");
+        window.confirm = () => false; button.click(); told.refused = [progress(), rater.value];
+        window.confirm = () => true; button.click(); told.taken = [progress(), rater.value];
+        recall(); show(); told.recalled = progress();
+        """,
+        tmp_path,
+    )
+
+    assert told == {"refused": ["2 of 3 rated", "anna"], "taken": ["0 of 3 rated", ""], "recalled": "0 of 3 rated"}
