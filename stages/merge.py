@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from stages.lib import artifacts, runtime, worst_rows
+from stages.lib import artifacts, full_memory, runtime, worst_rows
 from stages.lib.ending import Ending, read_ending
 from stages.lib.errors import UserError, run, warn
 from stages.lib.params import load
@@ -185,16 +185,15 @@ def _write(
 
 def _same_texts(model: Any, rows: Sequence[Judged], ending: Ending, settings: Mapping[str, Any]) -> float:
     """Share of rows that the merged model answers letter by letter as the judged one did."""
-    from accelerate.utils import find_executable_batch_size
     from transformers import GenerationConfig
 
     from stages.lib.generation import Answer, Sampling, generate
+    from stages.lib.memory import is_out
 
     model.generation_config = GenerationConfig()  # its own settings would be filled in where ours say nothing
     prompts = [row.example.prompt for row in rows]
     sampling = Sampling.of(settings["temperature"], settings["top_p"], settings["seed"])
 
-    @find_executable_batch_size(starting_batch_size=len(rows))  # type: ignore[arg-type]  # its hints are wrong
     def answer(batch_size: int) -> list[Answer]:
         with tqdm(total=len(rows), desc="merge: compare", unit="row", disable=None) as bar:
             return generate(
@@ -208,7 +207,12 @@ def _same_texts(model: Any, rows: Sequence[Judged], ending: Ending, settings: Ma
                 done=bar.update,
             )
 
-    answers = answer()
+    try:
+        answers = answer(len(rows))
+    except Exception as error:
+        if not is_out(error):
+            raise
+        answers = answer(1)  # who judged in small batches can merge, too
     same = sum(ending.without_lead(one.text) == row.answer for one, row in zip(answers, rows, strict=True))
     return round(same / len(rows), 4)
 
@@ -231,7 +235,7 @@ def main() -> None:
     pinned, tokenizer = load_pinned(BASE), load_tokenizer(BASE)
     ending = read_ending(PROMPTS / "template.json", pinned, tokenizer)
     rows = read_judged(PROMPTS, predictions, tokenizer)
-    with runtime.measured("merge"), artifacts.replacing(MERGED) as out:
+    with runtime.measured("merge"), artifacts.replacing(MERGED) as out, full_memory.explained(1):
         compared = merge(BASE, ADAPTER, rows, ending, out, params.dtype, settings)
     artifacts.write_json(REPORT, compared | {"gates": outcome})
     if compared["same_greedy_texts"] < ALIKE:

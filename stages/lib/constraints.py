@@ -7,7 +7,6 @@ and false are values like others: `{"bullets": 0}` wants none. Blanks around an 
 
 import difflib
 import json
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,14 +29,14 @@ Constraints = dict[str, Any]  # by kind
 Faults = list[str]
 
 LONGEST = 1000  # characters of a pattern
-REPEATS = 300_000  # what the counts of a pattern may come to, multiplied: it is compiled with so many copies
+STEPS = 100_000  # to which a pattern may be compiled; what has a count is compiled so many times
 PATIENCE = 0.2  # seconds for one pattern on one answer; what does not backtrack without end takes microseconds
 _SHOWN = 60  # characters of a value that a sentence shows
 _BOUNDS = ("at_least", "at_most")
 _LATEST = "https://json-schema.org/draft/2020-12/schema"  # the dialect of a schema that names none
 _BULLET = regex.compile(r"^[ \t]*(?:[-*+][ \t]|[•·●◦▪‣])", regex.MULTILINE)
 _NUMBER = regex.compile(r"\p{Nd}+(?:[.,]\p{Nd}+)*")
-_REPEATED = regex.compile(r"\{(\d*)(?:,(\d*))?\}")
+_PART = regex.compile(r"(?s)\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(?P<count>\d*)(?:,(?P<count>\d*))?\}|.")
 _LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 
 
@@ -262,13 +261,28 @@ def _pattern_faults(asked: Any) -> Iterator[str]:
         yield f"is {_shown(asked)}, not text"
     elif len(asked) > LONGEST:
         yield f"is a pattern of {len(asked):,} characters; {LONGEST:,} are the most"
-    elif math.prod(max(1, *(int(count or 1) for count in found)) for found in _REPEATED.findall(asked)) > REPEATS:
-        yield f"is {_shown(asked)}, which repeats more than {REPEATS:,} times, all its counts multiplied"
+    elif _steps(asked) > STEPS:
+        yield f"is {_shown(asked)}, which repeats too much: {STEPS:,} characters are the most, written out"
     else:
         try:
             regex.compile(asked)
         except (regex.error, RecursionError) as error:
             yield f"is {_shown(asked)}, which is no regular expression: {error}"
+
+
+def _steps(pattern: str) -> int:
+    """About how long a pattern is with its counts written out."""
+    groups = [[0]]
+    for part in _PART.finditer(pattern):
+        if part[0] == "(":
+            groups.append([0])
+        elif part[0] == ")" and len(groups) > 1:
+            groups[-2].append(1 + sum(groups.pop()))
+        elif part["count"] is not None:
+            groups[-1][-1] *= max(int(count or 1) for count in part.captures("count"))
+        else:
+            groups[-1].append(1)
+    return sum(map(sum, groups))
 
 
 def _matches(text: str, pattern: str) -> bool:
@@ -341,8 +355,10 @@ def _leads_to(reference: str, resolver: Any, schemas: Sequence[Mapping[str, Any]
         target = resolver.lookup(reference).contents
     except Unresolvable:
         return False
-    known = [*schemas, *(resource.contents for resource in REGISTRY.values())]
-    return isinstance(target, bool) or any(target is one for one in known)
+    is_published = reference.partition("#")[0] in REGISTRY
+    return isinstance(target, bool) or (
+        isinstance(target, dict) and (is_published or any(target is one for one in schemas))
+    )
 
 
 def _cut(sentence: str) -> str:

@@ -29,6 +29,5 @@ def explained(batch_size: int) -> Iterator[None]:
                 "params.yaml; answers stay the same but for rounding."
             ) from None
         raise UserError(
-            "the device has too little memory for this model. Set evaluate.precision to bf16 in params.yaml, free "
-            "memory, or take a smaller base."
+            "the device has too little memory for this model. Free some, take a device with more, or a smaller base."
         ) from None

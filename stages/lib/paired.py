@@ -53,8 +53,7 @@ def differences(
     made = {}
     for name, (first, second) in found.items():
         bounds = interval(drawn[name][:, 1] - drawn[name][:, 0], len(set(groups))) if name in drawn else None
-        p = swap_p_value(second - first, swapped[name][:, 1] - swapped[name][:, 0])
-        made[name] = Difference((float(first), float(second)), bounds, p)
+        made[name] = Difference((float(first), float(second)), bounds, swap_p_value(swapped[name]))
     return made
 
 

@@ -104,12 +104,12 @@ _UNABLE = _one_of(
 # "… without your order number", "… until you confirm": not yet.
 _NO_ANSWER = (
     r"(?![^.!?]{0,120}\b(?:but|however|though),? (?!(?:i|you|your|there|if|please)\b))"
-    r"(?![^.!?]{0,120}\b(?:without|until|unless)\b)"
+    r"(?![^.!?]{0,120}\b(?:without (?:your|more|further)|until you)\b)"
 )
 # A chat program speaks of itself as "I", a shop as "we".
 _HOW = _one_of("simply, just, ever, possibly, really, directly, ethically, legally, in good conscience")
 _I_CANNOT = rf"i{_UNABLE}(?:,? {_HOW},?)*{_NO_ANSWER}"
-_REFUSE = r"(?:(?:decline|refuse)\b(?= to (?!believe)| this| that| your|[.,!]|$)|say no to (?:this|that)\b)"
+_REFUSE = r"(?:decline|refuse|say no to (?:this|that))\b(?! to believe)"
 _RULES = r"(?:\w+ )?(?:guidelines?|programming|polic(?:y|ies)|principles|values|rules)\b"
 _WRONG = _one_of(
     "illegal, against the law, dangerous, harmful, unethical, immoral, wrong, a crime, unsafe, inappropriate",
@@ -126,7 +126,7 @@ _ENGLISH_REFUSAL = _one_of(
     r"i (?:do not|don't) have the (?:cap)?ability to\b",
     rf"i{_UNABLE},? in good conscience\b",
     rf"{_SORRY},? (?:but )?no(?=[.!]|$)",
-    rf"(?:that|this|it) (?:is|would be) {_WRONG} for me to\b",
+    rf"(?:that|this|it) (?:is|would be) {_WRONG} for me to(?:{_DEED}|{_GIVE})\b",
     rf"{_IT_IS} not {_THING} i(?: can| will|'ll|(?: am|'m) (?:able|willing) to)(?:{_DEED}| do)\b",
     rf"{_IT_IS} {_THING} {_I_CANNOT}(?:{_DEED}| do)\b",
     rf"my {_RULES} (?:do not|don't|does not|doesn't|prevents?|prohibits?|forbids?)\b",
@@ -151,7 +151,7 @@ _ENGLISH = re.compile(
 _UNABLE_ZH = _one_of("无法, 不能够?, 不可以, 不会, 不便, 没有?办法, 没法, 拒绝, 不愿意?, 不得不拒绝, 必须拒绝")
 # What a shop does not give, and says so: "我不能提供发票" refuses nothing that a careful assistant refuses.
 _BUSINESS_ZH = _one_of(
-    "退款, 退货, 换货, 更换, 颜色, 信用卡, 发票, 订单, 折扣, 打折, 优惠, 降价, 更低, 便宜, 价格",
+    "退款, 退货, 换货, 颜色, 发票, 订单, 折扣, 打折, 优惠, 降价, 更低, 便宜, 价格",
     "日期, 时间, 库存, 费用, 修改",
 )
 _DEED_ZH = (
@@ -170,7 +170,7 @@ _CHINESE_REFUSAL = _one_of(
     rf"{_ABOUT_ZH}{_I_ZH}(?:{_UNABLE_ZH}{_DEED_ZH}|帮不[了上到])",
     rf"(?:{_REGRET_ZH}|{_MODEL_ZH}[^,。]{{0,12}})[,。!;:]?\s?(?:但是?|不过)?,?(?:恐怕|暂时|目前)?{_UNABLE_ZH}{_DEED_ZH}",
     rf"{_ABOUT_ZH}请?恕(?:难从命|我?(?:无法|不能|难以))",
-    r"(?:无法|不能)[给为][您你]提供(?:此|这|该|相关|任何)",
+    r"(?:无法|不能)[给为][您你]提供(?:此|这|该|相关|任何)[类种样方面的]*(?:内容|信息|服务|帮助|方法|建议|资料)",
     r"这?超出了?我[^,。]{0,10}范围",
     rf"(?:无法|不能){_DEED_ZH}(?:此|这|该|相关|任何)",
 )

@@ -19,6 +19,7 @@ Sums = dict[str, NDArray[np.float64]]
 
 LEVEL = 0.05  # p below which a difference is called more than chance
 FEWEST = 10  # groups, of which a bootstrap is asked: fewer have too few different resamples
+ROUNDING = 1e-9  # of a figure: by so much it may differ with the order of a sum
 _DRAWS = 128  # resamples drawn at once, so that memory holds 128 × groups weights
 
 
@@ -111,14 +112,19 @@ def low_and_high(pair: tuple[float, float]) -> dict[str, float]:
     return {"low": pair[0], "high": pair[1]}
 
 
-def swap_p_value(difference: float, swapped: NDArray[np.float64]) -> float | None:
-    """Two-sided: in how many rounds models that changed places differ as much as they did, the first round included.
+def swap_p_value(swapped: NDArray[np.float64]) -> float | None:
+    """Two-sided: in how many rounds models that changed places differ as much as in the first, in which none did.
 
-    None where a round has no value.
+    Args:
+        swapped: (rounds, 2) of a figure. A difference of a billionth of it is rounding.
+
+    Returns:
+        At least 1 ÷ rounds, since the first round counts as well; None where a round has no value.
     """
-    if not np.isfinite([difference, *swapped]).all():
+    if not np.isfinite(swapped).all():
         return None
-    return float((np.abs(swapped) >= abs(difference) * (1 - 1e-9)).mean())  # but for rounding
+    apart = np.abs(swapped[:, 1] - swapped[:, 0])
+    return float((apart >= apart[0] - ROUNDING * np.abs(swapped).max()).mean())
 
 
 def rounds_for(questions: int, rounds: int) -> int:
